@@ -1,0 +1,49 @@
+# A thin front on meson and the scripts, for people: `make help` lists what there is.
+BUILD ?= build
+PROGRAM = $(BUILD)/src/cli/guestram
+
+.PHONY: build run check bench models install fresh format help
+.DEFAULT_GOAL := build
+
+build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@command -v meson >/dev/null || { echo "no meson: run scripts/install-deps first" >&2; exit 1; }
+	@meson setup $(BUILD)
+
+run:
+	@scripts/install-deps
+	@demo/run
+
+check:
+	@scripts/install-deps
+	@scripts/check
+
+bench: build
+	@failed=0; for part in lookup update access reclaim; do \
+		$(PROGRAM) bench $$part || failed=1; done; exit $$failed
+
+install: build
+	@meson install -C $(BUILD) --no-rebuild
+
+fresh:
+	@scripts/install-deps fresh
+	@scripts/try-fresh
+
+format:
+	@git ls-files -co --exclude-standard -- '*.c' '*.h' ':!models' | xargs clang-format -i
+
+models:
+	@scripts/install-deps
+	@scripts/run-models
+
+help:
+	@echo "make          build the library, the program, tests and examples in $(BUILD)/"
+	@echo "make run      show it: a Linux guest whose memory comes and goes (under a minute)"
+	@echo "make check    all checks and tests (under ten minutes)"
+	@echo "make bench    the figures of docs/performance.md, on this machine"
+	@echo "make models   check the models of the design with spin, and that it refutes their mutants"
+	@echo "make install  install to the prefix that meson was set up with (DESTDIR=... works)"
+	@echo "make fresh    make check and make run in a new Debian 12 root (needs root)"
+	@echo "make format   clang-format all C files"
