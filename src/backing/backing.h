@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The memory of one block: mapped, advised, bound, preallocated, resized, discarded and released.
+ *
+ * Threads: the caller serialises all calls on one gr__mem, except that discards may overlap each
+ * other, and lost_pages anything but release; different ones are independent.
+ * Invariant: gr__mem_map() leaves either a whole gr__mem or nothing (no mapping, no descriptor, no
+ * file that it created).
+ */
+#ifndef GR__BACKING_H
+#define GR__BACKING_H
+
+#include "os/numa.h"
+#include <guestram.h>
+
+struct gr__backing;
+struct gr__sigbus_guard;
+
+struct gr__mem {
+	const struct gr__backing *ops; /* table of this kind of backing */
+	void *host;		       /* first byte of the block */
+	uint64_t length; /* used now, a multiple of page_size; wr: who makes or resizes the block */
+	uint64_t max_length; /* address space, a multiple of page_size */
+	uint64_t page_size;
+	void *reserved; /* what to unmap: alignment slack is given back, the guard page is in it */
+	uint64_t reserved_length; /* 0: nothing of ours (CALLER) */
+	int fd;			  /* ours, or -1 */
+	uint64_t fd_offset;
+	unsigned flags; /* GR_…, GR_SHARED set for MEMFD */
+	enum gr_backing backing;
+	int resizable; /* memory, or a file whose size we gave it: what is in it is ours */
+	gr_release_fn release;
+	void *release_context;
+	struct gr__sigbus_guard *guard; /* or NULL, see os/sigbus.h */
+	unsigned prealloc_threads;	/* 0: as many as there are processors */
+	struct gr__numa numa;		/* for what it grows by, too */
+	char name[80];			/* cut: for /proc/self/maps and sentences */
+	char *created_path;		/* of a file that gr__mem_undo() removes, or NULL */
+	int sized;			/* the file was empty: gr__mem_undo() makes it so again */
+};
+
+/* Checks @opts (all but the name), then makes the memory. 0 or -errno with gr__fail() said. */
+int gr__mem_map(const struct gr_block_opts *opts, struct gr__mem *mem);
+
+/* 0, or -ENOTSUP: the memory is not ours to resize. */
+int gr__mem_check_resizable(const struct gr__mem *mem);
+
+/*
+ * Move the used length; both lengths are multiples of page_size and at most max_length. Growing
+ * makes the new part usable (and preallocated where that was asked); shrinking gives the tail back
+ * and makes it inaccessible. On an error nothing has changed.
+ */
+int gr__mem_resize(struct gr__mem *mem, uint64_t length);
+
+/* Give pages back; the range was checked to lie in the used length, page-aligned. */
+int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length);
+
+/*
+ * Instead of gr__mem_release(), for a block that nobody has got to see because a later step failed:
+ * what gr__mem_map() has created is removed again, and no release callback runs.
+ */
+void gr__mem_undo(struct gr__mem *mem);
+
+/* Exactly once; needs no memory and cannot fail. */
+void gr__mem_release(struct gr__mem *mem);
+
+/* Pages its file lost under us. */
+uint64_t gr__mem_lost_pages(const struct gr__mem *mem);
+
+#endif
