@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a block is, apart from how it changes: building and freeing the structure, telling about it,
+ * discarding pages. Making, deleting and resizing blocks changes spaces too: space/blocks.c.
+ */
+#include "base/error.h"
+#include "base/range.h"
+#include "os/alloc.h"
+#include "ram/ram.h"
+#include <errno.h>
+#include <string.h>
+
+int gr__block_alloc(struct gr_ram *ram, const struct gr_block_opts *opts, struct gr_block **result)
+{
+	size_t name_length = opts->name ? strnlen(opts->name, 256) : 0;
+	struct gr_block *block;
+
+	if (!name_length || name_length > 255)
+		return gr__fail(-EINVAL, "block: a name has 1 to 255 bytes");
+	block = gr__alloc(sizeof(*block));
+	if (!block)
+		return gr__fail(-ENOMEM, "block %s: no memory", opts->name);
+	block->name = gr__strdup(opts->name);
+	if (!block->name) {
+		gr__free(block);
+		return gr__fail(-ENOMEM, "block %s: no memory", opts->name);
+	}
+	block->ram = ram;
+	block->user = opts->user;
+	CDS_INIT_LIST_HEAD(&block->node);
+	*result = block;
+	return 0;
+}
+
+void gr__block_free(struct gr_block *block)
+{
+	if (!block)
+		return;
+	gr__free(block->name);
+	gr__free(block);
+}
+
+void gr_block_get_info(const struct gr_block *block, struct gr_block_info *info)
+{
+	const struct gr__mem *mem = &block->mem;
+
+	*info = (struct gr_block_info){
+		.name = block->name,
+		.host = mem->host,
+		.length = gr__block_length(block),
+		.max_length = mem->max_length,
+		.page_size = mem->page_size,
+		.ram_offset = block->ram_offset,
+		.fd = mem->fd,
+		.fd_offset = mem->fd_offset,
+		.backing = mem->backing,
+		.flags = mem->flags,
+		.mapped = __atomic_load_n(&block->mapped, __ATOMIC_RELAXED),
+		.pins = __atomic_load_n(&block->pins, __ATOMIC_RELAXED) & ~GR__PINS_UNLINKED,
+		.lost_pages = gr__mem_lost_pages(mem),
+		.user = block->user,
+	};
+}
+
+int gr_block_share_fd(const struct gr_block *block, int *fd, uint64_t *offset)
+{
+	if (!(block->mem.flags & GR_SHARED) || block->mem.fd < 0)
+		return gr__fail(-ENOTSUP,
+				"block %s: its memory is private to this process; make it with "
+				"GR_BACKING_MEMFD, or GR_BACKING_FILE and GR_SHARED",
+				block->name);
+	*fd = block->mem.fd;
+	*offset = block->mem.fd_offset;
+	return 0;
+}
+
+int gr_block_discard(struct gr_block *block, uint64_t offset, uint64_t length)
+{
+	struct gr_ram *ram = block->ram;
+	int rc = gr__ram_check(ram, "discard");
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&ram->lock);
+	if (!gr__range_within(offset, length, block->length))
+		rc = gr__fail(-ERANGE,
+			      "block %s: discard of %#llx bytes at %#llx leaves its %#llx bytes",
+			      block->name, (unsigned long long)length, (unsigned long long)offset,
+			      (unsigned long long)block->length);
+	else if (!gr__is_aligned(offset | length, block->mem.page_size))
+		rc = gr__fail(-EINVAL,
+			      "block %s: discard of %#llx bytes at %#llx: not multiples of %#llx",
+			      block->name, (unsigned long long)length, (unsigned long long)offset,
+			      (unsigned long long)block->mem.page_size);
+	else if (block->busy)
+		rc = gr__fail(-EBUSY, "block %s: it is being resized or deleted", block->name);
+	else
+		block->users++;
+	pthread_mutex_unlock(&ram->lock);
+	if (rc < 0)
+		return rc;
+	if (length)
+		rc = gr__mem_discard(&block->mem, offset, length);
+	pthread_mutex_lock(&ram->lock);
+	block->users--;
+	pthread_mutex_unlock(&ram->lock);
+	return rc;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Listeners, and the events of one change as they are told to them.
+ *
+ * The events of a change are two lists. `down` is what leaves: ranges by falling address, then
+ * blocks; told to listeners by falling priority. `up` is what comes: blocks, then ranges by rising
+ * address; told by rising priority, and an `up` event may be refused. Undoing is telling both lists
+ * backwards with the meanings swapped.
+ *
+ * Threads: ram->listeners and the users counts under ram->lock; telling with no lock held. A
+ * listener is freed only at users == 0.
+ */
+#ifndef GR__LISTENER_H
+#define GR__LISTENER_H
+
+#include "ram/ram.h"
+
+struct gr_listener {
+	struct gr_ram *ram;		   /* const */
+	const struct gr_listener_ops *ops; /* const */
+	void *context;			   /* const */
+	int priority;			   /* const */
+	struct cds_list_head node;	   /* wr: ram->lock */
+	unsigned users;			   /* wr: ram->lock: changes that are telling it */
+};
+
+struct gr__event {
+	struct gr_block *block; /* a block's event, when @space is NULL */
+	struct gr_space *space;
+	struct gr_range range;
+};
+
+struct gr__event_list {
+	struct gr__event *events;
+	size_t count, room;
+};
+
+struct gr__events {
+	struct gr__event_list down, up;
+};
+
+/* 0 or -ENOMEM. */
+int gr__event_add(struct gr__event_list *list, const struct gr__event *event);
+void gr__event_list_fini(struct gr__event_list *list);
+void gr__events_fini(struct gr__events *events);
+
+/* Some of a RAM's listeners, by rising priority, each with a user counted. */
+struct gr__audience {
+	struct gr_listener **listeners;
+	size_t count;
+};
+
+/* Those of the RAM that are not in @told. Lock held. 0 or -ENOMEM; @audience is empty at first. */
+int gr__audience_take(struct gr_ram *ram, const struct gr__audience *told,
+		      struct gr__audience *audience);
+/* Move @more into @told, in order of priority; 0 or -ENOMEM (then @more is unchanged). */
+int gr__audience_merge(struct gr__audience *told, struct gr__audience *more);
+/* Gives the users back. Lock held. */
+void gr__audience_drop(struct gr_ram *ram, struct gr__audience *audience);
+
+/* No lock held. When one refuses, those who were told are told back, and its error returned. */
+int gr__audience_tell(const struct gr__audience *audience, const struct gr__events *events);
+void gr__audience_tell_back(const struct gr__audience *audience, const struct gr__events *events);
+void gr__audience_tell_committed(const struct gr__audience *audience, struct gr_space *space,
+				 uint64_t generation);
+
+/* After a block's reclaim. No lock held; needs no memory. */
+void gr__listeners_tell_reclaimed(struct gr_ram *ram, const struct gr_block_info *info);
+
+/* Put a listener where its priority wants it. Lock held. */
+void gr__listener_insert(struct gr_listener *listener);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A RAM: its live blocks, their RAM offsets, and what waits for reclaim.
+ *
+ *   gr_ram ── directory (RCU) ──► live blocks, by RAM offset, name and host address
+ *          ── offsets             what the live and the pending blocks occupy
+ *          ── spaces              owned by the layer above
+ *          ── listeners
+ *          ── deleted ─► grace period ─► (unpinned) ─► [ready] ─► release
+ *             garbage ─► grace period ─► free
+ *
+ * Threads: ram->lock serialises writers and is never held while a grace period, a callback or a
+ * system call on a block's memory is waited for. Readers take no lock.
+ *
+ * Life of a block, each step by one thread:
+ *   reserved (name taken, not findable) → live (in the directory) → unlinked (in no directory and
+ * no view that a new read section can load) → after a grace period: UNLINKED is set in its pins →
+ *   whoever sees the count at zero then, the reclaim thread or the last gr_unpin(), hands it on to
+ * be released, exactly once.
+ */
+#ifndef GR__RAM_H
+#define GR__RAM_H
+
+#include "backing/backing.h"
+#include "ram/offsets.h"
+#include <guestram.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/types.h>
+#include <urcu/list.h>
+
+/* A cache line. */
+#define GR__LINE 64
+
+/* A block's pins: the number held, and this bit once no lookup can find the block any more. */
+#define GR__PINS_UNLINKED (UINT64_C(1) << 63)
+
+/* What is freed one grace period after it was replaced. Lives inside the thing, so needs no memory.
+ */
+struct gr__garbage {
+	struct gr__garbage *next; /* wr: ram->lock */
+	void (*free)(struct gr__garbage *garbage);
+	uint64_t bytes;
+};
+
+struct gr_block {
+	struct gr_ram *ram;  /* const */
+	char *name;	     /* const */
+	void *user;	     /* const */
+	struct gr__mem mem;  /* its length: wr: who made or resizes the block; the rest const */
+	uint64_t length;     /* what readers may see; wr: ram->lock, read atomically by them */
+	uint64_t ram_offset; /* const */
+	unsigned mapped;     /* wr: ram->lock: ranges of current views that name it */
+	unsigned users;	     /* wr: ram->lock: changes under way that need it to stay live */
+	bool live;	     /* wr: ram->lock: in the directory */
+	bool busy;	     /* wr: ram->lock: one thread is deleting or resizing it */
+	bool refused;	     /* const once pending: it was never live, and its memory is undone */
+	uint64_t sequence;   /* wr: ram->lock: of its deletion */
+	struct cds_list_head node; /* wr: ram->lock: in ram->reserved, then in ram->pending */
+	struct gr_block *link;	   /* owned by the queue it is in: deleted, unpinned or ready */
+
+	/*
+	 * atomic; a line away from the rest, since every request in flight writes to it. (Not an
+	 * aligned member: walking a list of blocks computes the address of one that is none.)
+	 */
+	char apart[GR__LINE];
+	uint64_t pins;
+};
+
+struct gr_ram {
+	pthread_mutex_t lock;
+	pthread_cond_t
+		reclaimed; /* with lock: a block left pending, or became ready, or a change ended */
+	pid_t pid;	   /* const: whose threads these are */
+	struct gr_ram_opts opts; /* const */
+
+	const struct gr__directory *directory; /* RCU: replaced under lock */
+	struct gr__offsets offsets;	       /* wr: lock */
+	struct cds_list_head
+		reserved; /* wr: lock: blocks whose name is taken before they are live */
+	uint64_t bytes, bytes_reserved; /* wr: lock: of live blocks */
+
+	struct cds_list_head spaces; /* wr: lock: struct gr__space */
+	unsigned space_count;	     /* wr: lock */
+	bool closing;		     /* wr: lock: gr_ram_close() is past the point of no return */
+	unsigned changes;     /* wr: lock: changes that are telling listeners, without the lock */
+	uint64_t generation;  /* wr: lock: of the newest view */
+	uint64_t ranges;      /* wr: lock: over all spaces */
+	uint64_t index_bytes; /* wr: lock */
+	uint64_t range_bytes; /* wr: lock */
+
+	struct cds_list_head listeners; /* wr: lock: by rising priority */
+
+	struct gr__garbage *garbage;  /* wr: lock */
+	uint64_t garbage_bytes;	      /* wr: lock */
+	unsigned garbage_count;	      /* wr: lock */
+	struct gr_block *deleted;     /* wr: lock: waiting for a grace period */
+	struct gr_block *ready;	      /* wr: lock: for gr_ram_reclaim() */
+	struct cds_list_head pending; /* wr: lock: deleted, not reclaimed, in order of deletion */
+	uint64_t sequence;	      /* wr: lock: deletions so far */
+	uint64_t blocks_pending, bytes_pending;
+	uint64_t blocks_reclaimed, bytes_reclaimed;
+	uint64_t grace_periods;	   /* atomic */
+	struct gr_block *unpinned; /* atomic: stack of blocks whose last pin left after UNLINKED */
+
+	pthread_t worker;
+	int work_fd;  /* an event: there is work for the worker */
+	int work_set; /* atomic: work_fd was set and the worker has not looked yet */
+	int stopping; /* atomic: the worker leaves when it is idle */
+	int ready_fd; /* event for the embedder, or -1 */
+};
+
+/* May this thread wait for readers and callbacks? 0 or -EDEADLK, said for @call if not NULL. */
+int gr__may_wait(const char *call);
+
+/* What read sections need of the process; 0 or -errno. */
+int gr__section_init(void);
+
+/* Around every callback: gr__may_wait() says no inside. Nests. */
+void gr__callback_begin(void);
+void gr__callback_end(void);
+
+/* 0, or -ENOTSUP in a forked child, whose reclaim thread does not exist. */
+int gr__ram_check(const struct gr_ram *ram, const char *call);
+
+/* 0, or -EBUSY for a callback that changes a RAM which is being closed. Lock held. */
+int gr__ram_check_open(const struct gr_ram *ram);
+
+/* To the embedder's log hook, if there is one. No lock may be held. */
+__attribute__((format(printf, 3, 4))) void gr__ram_log(struct gr_ram *ram, enum gr_log_level level,
+						       const char *format, ...);
+
+/* Pins held on live and pending blocks. Lock held. */
+uint64_t gr__ram_pins(struct gr_ram *ram);
+
+/* A block with a name and no memory yet; not findable. */
+int gr__block_alloc(struct gr_ram *ram, const struct gr_block_opts *opts, struct gr_block **block);
+/* Frees a block whose memory is released, or was never made. */
+void gr__block_free(struct gr_block *block);
+
+static inline uint64_t gr__block_length(const struct gr_block *block)
+{
+	/* relaxed: whoever shrinks a block waits for a grace period before it touches the tail */
+	return __atomic_load_n(&block->length, __ATOMIC_RELAXED);
+}
+
+#endif
