@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One split ring and its requests.
+ *
+ *   guest: avail ──► gr__queue_run() ──► slots ──► ops->handle … gr__queue_complete() ──► done[]
+ *                                                            gr__queue_flush() ──► used, call
+ *
+ * Threads: all members belong to the queue's worker, save that the server's thread changes set-up
+ * through gr__worker_call() (which runs on the worker) and that counters are read by anybody.
+ * Ring addresses are the front-end's (uaddr); host pointers are looked up by cursors for each
+ * batch, in its read section, so a ring that is unmapped or moved is noticed at the next batch.
+ * Invariant: requests in flight and in done[] are together at most num; a slot's holds live until
+ * it is completed.
+ */
+#ifndef GR__VHOST_QUEUE_H
+#define GR__VHOST_QUEUE_H
+
+#include "vhost/hold.h"
+#include "vhost/ring.h"
+#include <guestram/vhost.h>
+
+struct gr__worker;
+
+#define GR__QUEUE_BATCH 64
+#define GR__SLOT_ROOM 16 /* pieces of a request for which no memory is sought */
+
+/* A request: what the device sees, and what we keep of it. */
+struct gr__slot {
+	struct gr_vhost_request request;
+	struct gr__queue *queue; /* const */
+	struct gr__slot *next;	 /* in free, or in the worker's remote list */
+	struct iovec *iov;	 /* pieces: out, then in */
+	struct gr__hold **holds; /* hold_count of them, no neighbours alike */
+	unsigned room;		 /* of both arrays */
+	unsigned hold_count;
+	uint64_t in_length; /* as taken; the device may change its own copy */
+	uint64_t written;   /* when completed elsewhere */
+	uint16_t head;
+	bool grown;    /* the arrays are not the slab's */
+	uint8_t taken; /* atomic: 1 from take to complete; a second complete does nothing */
+};
+
+struct gr__done {
+	uint32_t id;
+	uint32_t length;
+};
+
+struct gr__queue {
+	struct gr_vhost *server;   /* const */
+	struct gr__worker *worker; /* const */
+	unsigned index;		   /* const */
+
+	/* set-up */
+	uint32_t num; /* 0: not told; a power of two */
+	struct wire_vring_addr addr;
+	bool addr_set;
+	bool kick_set;
+	bool polled; /* told that no kick comes */
+	bool enabled;
+	bool event_idx;
+	bool indirect;
+	int kick, call, err;
+
+	/* state */
+	bool runnable; /* all of the above, and not broken */
+	bool broken;
+	bool fresh;   /* nothing done since it was started */
+	bool stalled; /* its ring is not in memory (told once) */
+	bool notify_off;
+	bool call_valid; /* called_idx is */
+	uint16_t last_avail;
+	uint16_t used_idx;
+	uint16_t called_idx; /* used_idx at the last call */
+	struct gr_cursor desc_cursor, avail_cursor, used_cursor;
+	struct gr_cursor table_cursor; /* indirect tables, guest-physical */
+	struct gr__holds holds;
+	const char *fault; /* what a chain that was refused had wrong */
+	bool lacks_hold;   /* what a chain lacked: a spare hold, or room in its slot */
+
+	/* requests */
+	char *slots; /* slot_count of slot_size */
+	size_t slot_size;
+	unsigned slot_count;
+	struct iovec *iov_slab;
+	struct gr__hold **hold_slab;
+	struct gr__slot *free;
+	unsigned free_count;
+	struct gr__done *done;
+	unsigned done_count;
+
+	/* counters: written by the worker, read relaxed by anybody */
+	uint64_t requests, in_flight, bad_requests, broken_times, kicks, calls;
+};
+
+static inline void gr__count(uint64_t *counter, uint64_t add)
+{
+	/* one writer; relaxed: readers want a number, no order */
+	__atomic_store_n(counter, *counter + add, __ATOMIC_RELAXED);
+}
+
+void gr__queue_init(struct gr__queue *q, struct gr_vhost *server, struct gr__worker *worker,
+		    unsigned index);
+/* All descriptors closed and set-up forgotten; nothing is in flight. */
+void gr__queue_reset(struct gr__queue *q);
+/* Slots for a ring of @num; the old ones go. Nothing is in flight. 0 or -ENOMEM. */
+int gr__queue_resize(struct gr__queue *q, uint32_t num);
+/* After a change of set-up: may it run? */
+void gr__queue_update(struct gr__queue *q);
+
+/* Take a batch and give it to the device; returns how many. */
+unsigned gr__queue_run(struct gr__queue *q);
+/* Ask for a kick; true: something came meanwhile, do not sleep. */
+bool gr__queue_arm(struct gr__queue *q);
+/* Publish what is done and call the driver if he wants. */
+void gr__queue_flush(struct gr__queue *q);
+/* The slot's request is over (the worker's thread only). */
+void gr__queue_complete(struct gr__slot *slot, uint64_t written);
+/* The driver broke the rules: no more from this ring until it is set up anew. */
+void gr__queue_break(struct gr__queue *q, const char *why);
+
+/*
+ * Take the chain that begins at descriptor @head into @slot. In a read section.
+ * 0; -ENOBUFS: room or a spare hold is lacking; -EPROTO: the chain is malformed, q->fault says how.
+ * On an error nothing is held.
+ */
+int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t head,
+		   struct gr__slot *slot);
+void gr__chain_drop_holds(struct gr__queue *q, struct gr__slot *slot);
+
+#endif

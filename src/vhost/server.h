@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server: its socket, its one connection, its queues and workers.
+ *
+ * Threads: the members below belong to the server's thread (that of gr_vhost_run() or
+ * gr_vhost_process()) once gr_vhost_open() is over; what others read is const or atomic.
+ */
+#ifndef GR__VHOST_SERVER_H
+#define GR__VHOST_SERVER_H
+
+#include "vhost/memory.h"
+#include "vhost/message.h"
+#include "vhost/worker.h"
+#include <guestram/vhost.h>
+
+/* One front-end. */
+struct gr__connection {
+	int fd; /* -1: nobody is there */
+	uint64_t features;
+	uint64_t protocol;
+	struct gr__message message;
+};
+
+struct gr_vhost {
+	const struct gr_vhost_ops *ops; /* const from here on */
+	void *context;
+	gr_log_fn log;
+	void *log_context;
+	char *socket_path;
+	unsigned queue_size_max;
+	unsigned queue_count, worker_count;
+	struct gr__queue *queues;
+	struct gr__worker *workers;
+	struct gr__queue **worker_queues; /* what workers[].queues point into */
+	struct gr_space *gpa, *uaddr;
+
+	int listener;
+	int epoll;
+	int stop; /* event */
+	struct gr__memory memory;
+	struct gr__connection connection;
+
+	uint64_t log_second; /* atomic, relaxed: lines are bounded, see gr__vhost_log() */
+	unsigned log_lines;
+
+	/* counters: one writer, read relaxed by anybody */
+	uint64_t connected, connections, messages, refused;
+};
+
+__attribute__((format(printf, 3, 4))) void
+gr__vhost_log(struct gr_vhost *server, enum gr_log_level level, const char *format, ...);
+
+/* protocol.c: act on a whole message. 0, or -errno: hang up. */
+int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message);
+/* Stop a ring: no more is taken, and what was taken is answered. */
+void gr__protocol_stop_queue(struct gr_vhost *server, struct gr__queue *q);
+
+/* All rings stopped and all that was told of them forgotten; the device reset. */
+void gr__protocol_forget(struct gr_vhost *server);
+
+/* connection.c */
+void gr__connection_begin(struct gr_vhost *server, int fd);
+void gr__connection_end(struct gr_vhost *server);
+/* Handle what has arrived; hangs up when it must. */
+void gr__connection_read(struct gr_vhost *server);
+
+#endif
