@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guestram serve blk: a file as a vhost-user disk, until SIGTERM or SIGINT.
+ *
+ * Threads: main waits for signals and answers the status socket, so that it answers while requests
+ * hang; one thread serves messages; the library's workers run the queues.
+ */
+#include "blk_status.h"
+#include "cli.h"
+#include <errno.h>
+#include <guestram/vhost.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+struct args {
+	const char *socket, *file, *status_socket, *id;
+	bool read_only;
+	unsigned queues, threads;
+	enum blk_io io;
+};
+
+enum option_key {
+	KEY_SOCKET = 256,
+	KEY_FILE,
+	KEY_READ_ONLY,
+	KEY_QUEUES,
+	KEY_THREADS,
+	KEY_STATUS_SOCKET,
+	KEY_IO,
+	KEY_SERIAL,
+};
+
+static const struct argp_option options[] = {
+	{"socket", KEY_SOCKET, "PATH", 0, "Listen for a vhost-user front-end here", 0},
+	{"file", KEY_FILE, "FILE", 0, "The disk: a file or block device", 0},
+	{"read-only", KEY_READ_ONLY, NULL, 0, "Refuse writes", 0},
+	{"queues", KEY_QUEUES, "N", 0, "Queues the disk has (default 1)", 0},
+	{"threads", KEY_THREADS, "N", 0, "Threads that run them (default: one each)", 0},
+	{"status-socket", KEY_STATUS_SOCKET, "PATH", 0,
+	 "Give one JSON object of figures to whoever connects here", 0},
+	{"io", KEY_IO, "uring|plain", 0,
+	 "How the file is read and written (default: uring if it can be)", 0},
+	{"serial", KEY_SERIAL, "TEXT", 0,
+	 "The disk's identification, up to 20 bytes (default: the file's name)", 0},
+	{0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct args *args = state->input;
+
+	switch (key) {
+	case KEY_SOCKET:
+		args->socket = arg;
+		return 0;
+	case KEY_FILE:
+		args->file = arg;
+		return 0;
+	case KEY_READ_ONLY:
+		args->read_only = true;
+		return 0;
+	case KEY_QUEUES:
+		args->queues = (unsigned)cli_number(state, "--queues", arg, 1, 256);
+		return 0;
+	case KEY_THREADS:
+		args->threads = (unsigned)cli_number(state, "--threads", arg, 1, 256);
+		return 0;
+	case KEY_STATUS_SOCKET:
+		args->status_socket = arg;
+		return 0;
+	case KEY_SERIAL:
+		if (strlen(arg) > BLK_ID_BYTES)
+			cli_usage(state, "--serial: at most %d bytes: %s", BLK_ID_BYTES, arg);
+		args->id = arg;
+		return 0;
+	case KEY_IO:
+		if (strcmp(arg, "uring") && strcmp(arg, "plain"))
+			cli_usage(state, "--io: neither uring nor plain: %s", arg);
+		args->io = strcmp(arg, "uring") ? BLK_IO_PLAIN : BLK_IO_URING;
+		return 0;
+	case ARGP_KEY_ARG:
+		cli_usage(state, "unexpected: %s", arg);
+	case ARGP_KEY_END:
+		if (!args->socket || !args->file)
+			cli_usage(state, "--socket and --file are needed");
+		if (args->threads > args->queues)
+			cli_usage(state, "--threads: %u for %u queues", args->threads,
+				  args->queues);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp blk_argp = {
+	.options = options,
+	.parser = parse,
+	.doc = "Offer a file as a disk to a virtual machine, over vhost-user.",
+};
+
+struct serving {
+	struct gr_vhost *server;
+	int ended; /* event: run() is over */
+	int rc;
+};
+
+static void *run(void *arg)
+{
+	struct serving *serving = arg;
+	uint64_t one = 1;
+
+	serving->rc = gr_vhost_run(serving->server);
+	(void)!write(serving->ended, &one, sizeof(one)); /* a fresh eventfd takes a 1 */
+	return NULL;
+}
+
+static void log_line(void *context, enum gr_log_level level, const char *message)
+{
+	static const char *const names[] = {"error: ", "warning: ", ""};
+
+	(void)context;
+	fprintf(stderr, "guestram: %s%s\n", names[level], message);
+}
+
+/* Until a signal comes or the server fails. */
+static void wait_for_end(int signals, int status, struct serving *serving, const struct blk *blk)
+{
+	struct pollfd fds[] = {
+		{.fd = signals, .events = POLLIN},
+		{.fd = serving->ended, .events = POLLIN},
+		{.fd = status, .events = POLLIN}, /* -1 is passed over */
+	};
+
+	for (;;) {
+		if (poll(fds, 3, -1) < 0 && errno != EINTR)
+			return;
+		if (fds[0].revents || fds[1].revents)
+			return;
+		if (fds[2].revents)
+			blk_status_answer(status, blk, serving->server);
+	}
+}
+
+static int serve(const struct args *args, struct blk *blk, int signals, int status)
+{
+	struct gr_vhost_opts opts = {
+		.socket_path = args->socket,
+		.ops = &blk->ops,
+		.context = blk,
+		.flags = GR_VHOST_SIGBUS,
+		.queues = args->queues,
+		.threads = args->threads,
+		.log = log_line,
+	};
+	struct serving serving = {.rc = 0};
+	pthread_t thread;
+	int rc = gr_vhost_open(&opts, &serving.server);
+
+	if (rc < 0)
+		return cli_fail_gr(rc, "serve %s", args->socket);
+	serving.ended = eventfd(0, EFD_CLOEXEC);
+	if (serving.ended < 0) {
+		rc = cli_fail(errno, "serve: no eventfd");
+		goto close_server;
+	}
+	rc = pthread_create(&thread, NULL, run, &serving);
+	if (rc) {
+		rc = cli_fail(rc, "serve: no thread");
+		goto close_server;
+	}
+	printf("guestram: serving %s (%llu bytes) at %s\n", args->file,
+	       (unsigned long long)blk->sectors * BLK_SECTOR, args->socket);
+	fflush(stdout);
+	wait_for_end(signals, status, &serving, blk);
+	gr_vhost_stop(serving.server);
+	pthread_join(thread, NULL);
+	rc = serving.rc < 0 ? cli_fail(serving.rc, "serve %s", args->socket) : CLI_OK;
+close_server:
+	gr_vhost_close(serving.server);
+	if (serving.ended >= 0)
+		close(serving.ended);
+	return rc;
+}
+
+static int serve_blk(const struct args *args)
+{
+	struct blk blk = {
+		.fd = -1,
+		.read_only = args->read_only,
+		.io = args->io,
+		.queues = args->queues,
+		.worker_max = args->threads ? args->threads : args->queues,
+	};
+	const char *name = strrchr(args->file, '/'), *what;
+	int signals, status = -1, rc;
+	sigset_t mask;
+
+	snprintf(blk.id, sizeof(blk.id), "%s", args->id ? args->id : name ? name + 1 : args->file);
+	/* blocked before there are threads, so that none of them gets one */
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGTERM);
+	sigaddset(&mask, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &mask, NULL);
+	signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (signals < 0)
+		return cli_fail(errno, "serve: no signal descriptor");
+	rc = blk_open(&blk, args->file, &what);
+	if (rc < 0) {
+		rc = cli_fail(rc, "%s: %s", args->file, what);
+		goto close_signals;
+	}
+	if (args->status_socket) {
+		status = blk_status_listen(args->status_socket);
+		if (status < 0) {
+			rc = cli_fail(status, "%s", args->status_socket);
+			goto close_blk;
+		}
+	}
+	rc = serve(args, &blk, signals, status);
+	if (status >= 0) {
+		unlink(args->status_socket);
+		close(status);
+	}
+close_blk:
+	blk_close(&blk);
+close_signals:
+	close(signals);
+	return rc;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+	struct args args = {.queues = 1};
+	static const struct argp none = {
+		.args_doc = "blk OPTION…",
+		.doc = "Serve a device over vhost-user. Devices: blk (see 'guestram serve blk "
+		       "--help').",
+	};
+
+	if (argc < 2 || strcmp(argv[1], "blk")) {
+		int next = 0;
+
+		cli_parse(&none, "serve", argc, argv, ARGP_IN_ORDER | ARGP_NO_ARGS, &next, NULL);
+		cli_usage(NULL, argc < 2 ? "no device given" : "no such device: %s", argv[1]);
+	}
+	cli_parse(&blk_argp, "serve blk", argc - 1, argv + 1, 0, NULL, &args);
+	return serve_blk(&args);
+}
