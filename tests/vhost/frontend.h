@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A small vhost-user front-end with a split-ring driver, for tests and benchmarks. It speaks to any
+ * back-end over a unix socket and defines the wire format on its own, so that a wrong structure in
+ * the library does not agree with itself.
+ *
+ * Threads: a struct fe and its messages belong to one thread; each fe_queue to one thread.
+ * Memory: one memfd is the guest's RAM. Addresses: gpa = FE_GPA + offset in the memfd; the
+ * front-end's own addresses (uaddr) are this process's. Further regions are added by hand.
+ */
+#ifndef TEST_FRONTEND_H
+#define TEST_FRONTEND_H
+
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum fe_message {
+	FE_GET_FEATURES = 1,
+	FE_SET_FEATURES = 2,
+	FE_SET_OWNER = 3,
+	FE_RESET_OWNER = 4,
+	FE_SET_MEM_TABLE = 5,
+	FE_SET_LOG_BASE = 6,
+	FE_SET_VRING_NUM = 8,
+	FE_SET_VRING_ADDR = 9,
+	FE_SET_VRING_BASE = 10,
+	FE_GET_VRING_BASE = 11,
+	FE_SET_VRING_KICK = 12,
+	FE_SET_VRING_CALL = 13,
+	FE_SET_VRING_ERR = 14,
+	FE_GET_PROTOCOL_FEATURES = 15,
+	FE_SET_PROTOCOL_FEATURES = 16,
+	FE_GET_QUEUE_NUM = 17,
+	FE_SET_VRING_ENABLE = 18,
+	FE_SET_BACKEND_REQ_FD = 21,
+	FE_GET_CONFIG = 24,
+	FE_SET_CONFIG = 25,
+	FE_RESET_DEVICE = 34,
+	FE_GET_MAX_MEM_SLOTS = 36,
+	FE_ADD_MEM_REG = 37,
+	FE_REM_MEM_REG = 38,
+};
+
+#define FE_VERSION 1u
+#define FE_REPLY 4u
+#define FE_NEED_REPLY 8u
+#define FE_NO_FD 0x100u
+
+#define FE_F_PROTOCOL_FEATURES (UINT64_C(1) << 30)
+#define FE_F_EVENT_IDX (UINT64_C(1) << 29)
+#define FE_F_INDIRECT (UINT64_C(1) << 28)
+#define FE_F_VERSION_1 (UINT64_C(1) << 32)
+
+#define FE_P_MQ (UINT64_C(1) << 0)
+#define FE_P_REPLY_ACK (UINT64_C(1) << 3)
+#define FE_P_CONFIG (UINT64_C(1) << 9)
+#define FE_P_RESET_DEVICE (UINT64_C(1) << 13)
+#define FE_P_MEM_SLOTS (UINT64_C(1) << 15)
+
+struct fe_header {
+	uint32_t request, flags, size;
+};
+
+struct fe_region {
+	uint64_t gpa, size, uaddr, offset;
+};
+
+struct fe_table {
+	uint32_t count, padding;
+	struct fe_region regions[8];
+};
+
+struct fe_mem_reg {
+	uint64_t padding;
+	struct fe_region region;
+};
+
+struct fe_vring_state {
+	uint32_t index, num;
+};
+
+struct fe_vring_addr {
+	uint32_t index, flags;
+	uint64_t desc, used, avail, log;
+};
+
+struct fe_config {
+	uint32_t offset, size, flags;
+	uint8_t bytes[256];
+};
+
+#define FE_GPA UINT64_C(0x100000000)
+#define FE_DATA UINT64_C(0x200000) /* rings lie below this offset of the RAM, data from here on */
+#define FE_TIMEOUT_MS 5000
+
+/* One buffer of a chain, by guest address. */
+struct fe_buf {
+	uint64_t gpa;
+	uint32_t length;
+	bool write; /* the device writes it */
+};
+
+/* One split ring. Pointers are into the RAM; the driver's own state is never read from it. */
+struct fe_queue {
+	struct fe *fe;
+	unsigned index, num;
+	struct vring_desc *desc;
+	struct vring_avail *avail;
+	struct vring_used *used;
+	struct vring_desc *tables; /* num tables of FE_TABLE entries, for indirect chains */
+	uint64_t tables_gpa;
+	uint16_t avail_idx;  /* published */
+	uint16_t kicked_idx; /* avail_idx at the last fe_kick() */
+	uint16_t last_used;
+	uint16_t free_head, free_count;
+	uint16_t *chain_length; /* by head, 0: not in flight */
+	uint64_t *cookies;	/* by head */
+	int kick, call, err;
+	bool event_idx, indirect;
+};
+#define FE_TABLE 16
+
+struct fe {
+	int sock;
+	int memfd;
+	uint8_t *mem;
+	uint64_t size;
+	uint64_t features, protocol;
+	unsigned queue_max;
+	struct fe_queue *queues;
+	unsigned queue_count;
+	uint64_t ring_next; /* next free byte for rings */
+};
+
+/* All return 0 or a count, or a negative errno. fe_open() retries for FE_TIMEOUT_MS. */
+int fe_open(struct fe *fe, const char *path, uint64_t size);
+void fe_close(struct fe *fe);
+/* A new connection with the same memory, nothing negotiated. */
+int fe_reconnect(struct fe *fe, const char *path);
+
+/* Raw: any bytes with any descriptors. fe_recv() gives -ECONNRESET when the peer has closed. */
+int fe_send_raw(struct fe *fe, const void *bytes, size_t size, const int *fds, unsigned fd_count);
+int fe_send(struct fe *fe, uint32_t request, uint32_t flags, const void *payload, uint32_t size,
+	    const int *fds, unsigned fd_count);
+int fe_recv(struct fe *fe, struct fe_header *header, void *payload, uint32_t room);
+/* Sends with NEED_REPLY; 0, or -EREMOTEIO when the answer is non-zero. */
+int fe_ack(struct fe *fe, uint32_t request, const void *payload, uint32_t size, const int *fds,
+	   unsigned fd_count);
+int fe_get_u64(struct fe *fe, uint32_t request, uint64_t *value);
+int fe_set_u64(struct fe *fe, uint32_t request, uint64_t value);
+/* 1 when the peer closed the connection within the time-out, else 0. */
+int fe_is_closed(struct fe *fe);
+
+/* Features: those wanted that the back-end has. */
+int fe_negotiate(struct fe *fe, uint64_t features, uint64_t protocol);
+int fe_set_table(struct fe *fe);
+int fe_add_region(struct fe *fe, const struct fe_region *region, int fd);
+int fe_remove_region(struct fe *fe, const struct fe_region *region, int fd_or_minus_1);
+int fe_get_config(struct fe *fe, uint32_t offset, void *config, uint32_t size);
+
+int fe_queues_start(struct fe *fe, unsigned count, unsigned num);
+/* Sends all messages of one ring, from @base; memory is (re)initialised when @base is 0. */
+int fe_queue_setup(struct fe_queue *q, uint16_t base);
+int fe_queue_stop(struct fe_queue *q, uint16_t *base);
+/* negotiate + table + queues, with all that the back-end has */
+int fe_start(struct fe *fe, unsigned count, unsigned num, uint64_t features);
+
+/* -ENOSPC: no free descriptors. Published by fe_kick(), which honours suppression. */
+int fe_submit(struct fe_queue *q, const struct fe_buf *bufs, unsigned count, uint64_t cookie);
+void fe_kick(struct fe_queue *q);
+/* 1 and the result, or 0: nothing used yet. */
+int fe_poll(struct fe_queue *q, uint64_t *cookie, uint32_t *written);
+/* As fe_poll(), waits on the call descriptor; -ETIMEDOUT. */
+int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *written);
+
+static inline uint64_t fe_gpa(const struct fe *fe, const void *host)
+{
+	return FE_GPA + (uint64_t)((const uint8_t *)host - fe->mem);
+}
+
+/* virtio-blk on top: places header and status in the RAM at @meta (offset, 32 bytes each). */
+int fe_blk_submit(struct fe_queue *q, uint64_t meta, uint32_t type, uint64_t sector,
+		  const struct fe_buf *data, unsigned count, uint64_t cookie);
+static inline uint8_t fe_blk_status(const struct fe *fe, uint64_t meta)
+{
+	return *(volatile uint8_t *)(fe->mem + meta + 16);
+}
+/* Submits one request, waits, and gives its status, or a negative errno. */
+int fe_blk(struct fe_queue *q, uint32_t type, uint64_t sector, uint64_t offset, uint32_t length);
+
+#endif
