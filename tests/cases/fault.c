@@ -52,7 +52,10 @@ unsigned fault_count(void (*fn)(struct fault_world *world), struct fault_world *
 
 /* ------------------------------------------------------------------------------ allocations */
 
-/* The linker leads the library's and our own calls through these (--wrap), but not libc's. */
+/*
+ * The linker leads the library's and our own calls through these (--wrap), but not libc's. The
+ * names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier)
+ */
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 int __real_posix_memalign(void **memory, size_t align, size_t size);
@@ -63,6 +66,7 @@ void *__wrap_calloc(size_t count, size_t size);
 int __wrap_posix_memalign(void **memory, size_t align, size_t size);
 char *__wrap_strdup(const char *text);
 void __wrap_free(void *memory);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static int object_count; /* atomic */
 

@@ -63,26 +63,51 @@ static void vm_flags(const void *addr, char *flags, size_t size)
 	fclose(file);
 }
 
-static bool set_huge_pages(long count, long *before)
-{
-	static const char path[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-	FILE *file = fopen(path, "re");
-	long now = -1;
+static const char pool_path[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+static long pool_before = -1; /* what put_huge_pages() restores */
 
-	if (!file || fscanf(file, "%ld", before) != 1)
-		*before = -1;
-	if (file)
-		fclose(file);
-	file = *before < 0 ? NULL : fopen(path, "we");
+static long read_pool(void)
+{
+	FILE *file = fopen(pool_path, "re");
+	long count = -1;
+
 	if (!file)
-		return false;
+		return -1;
+	if (fscanf(file, "%ld", &count) != 1)
+		count = -1;
+	fclose(file);
+	return count;
+}
+
+static void write_pool(long count)
+{
+	FILE *file = fopen(pool_path, "we");
+
+	if (!file)
+		return;
 	fprintf(file, "%ld\n", count);
 	fclose(file);
-	file = fopen(path, "re");
-	if (fscanf(file, "%ld", &now) != 1)
-		now = -1;
-	fclose(file);
-	return now >= count;
+}
+
+/* False: told why. */
+static bool get_huge_pages(long count)
+{
+	pool_before = read_pool();
+	if (pool_before >= 0)
+		write_pool(count);
+	if (read_pool() == count)
+		return true;
+	print_message("           skipped: no %ld huge pages to be had\n", count);
+	return false;
+}
+
+/* Runs after a test that failed, too. */
+static int put_huge_pages(void **unused)
+{
+	if (pool_before >= 0)
+		write_pool(pool_before);
+	pool_before = -1;
+	return 0;
 }
 
 struct kind {
@@ -209,18 +234,12 @@ static void p29_q35_discard_of_huge_pages(void **unused)
 		{"shared huge pages", GR_BACKING_ANON, GR_SHARED, 2 * MIB, 0, false, 0, false},
 		{"memfd of huge pages", GR_BACKING_MEMFD, 0, 2 * MIB, 0, false, 0, true},
 	};
-	long before;
 	size_t i;
 
-	if (!set_huge_pages(12, &before)) {
-		if (before >= 0)
-			set_huge_pages(before, &before);
-		print_message("           skipped: no 12 huge pages to be had\n");
+	if (!get_huge_pages(12))
 		skip();
-	}
 	for (i = 0; i < COUNT_OF(kinds); i++)
 		check_discard(&kinds[i]);
-	set_huge_pages(before, &before);
 }
 
 /* ------------------------------------------------------------------------------------ Q31 */
@@ -342,14 +361,10 @@ static void q31_exhausted_huge_pages_are_enomem_at_creation(void **unused)
 	static const enum gr_backing kinds[] = {GR_BACKING_ANON, GR_BACKING_MEMFD};
 	static struct process_state state;
 	struct gr_ram *ram = case_ram();
-	long before;
 	size_t i, k;
 
-	if (!set_huge_pages(POOL, &before)) {
-		if (before >= 0)
-			set_huge_pages(before, &before);
+	if (!get_huge_pages(POOL)) {
 		case_close(ram);
-		print_message("           skipped: no %d huge pages to be had\n", POOL);
 		skip();
 	}
 	process_take(&state);
@@ -378,7 +393,6 @@ static void q31_exhausted_huge_pages_are_enomem_at_creation(void **unused)
 			case_drain(ram);
 			assert_same_process(&state);
 		}
-	set_huge_pages(before, &before);
 	case_close(ram);
 }
 
@@ -445,10 +459,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(p29_q19_q35_discard_frees_memory_and_leaves_the_neighbours),
-		cmocka_unit_test(p29_q35_discard_of_huge_pages),
+		cmocka_unit_test_teardown(p29_q35_discard_of_huge_pages, put_huge_pages),
 		cmocka_unit_test(q31_full_shm_is_enospc_at_creation),
 		cmocka_unit_test(q31_full_shm_is_enospc_when_growing),
-		cmocka_unit_test(q31_exhausted_huge_pages_are_enomem_at_creation),
+		cmocka_unit_test_teardown(q31_exhausted_huge_pages_are_enomem_at_creation,
+					  put_huge_pages),
 		cmocka_unit_test(q31_preallocated_memory_is_there),
 		cmocka_unit_test(q31_preallocation_of_more_than_the_machine_has_is_enomem),
 	};
