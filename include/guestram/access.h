@@ -18,6 +18,7 @@
 
 #include <guestram/fast.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +28,11 @@ extern "C" {
 #define GR_API __attribute__((visibility("default")))
 #endif
 
+/* What does not lie in one range with the right access. In the caller's read section. */
+GR_API int gr__load_slow(struct gr_space *space, uint64_t addr, void *buf, uint64_t length);
+GR_API int gr__store_slow(struct gr_space *space, uint64_t addr, const void *buf, uint64_t length);
+GR_API int gr__fill_slow(struct gr_space *space, uint64_t addr, int byte, uint64_t length);
+
 /**
  * gr_load() / gr_store() / gr_fill() - copy guest memory out, copy into it, fill it with a byte
  *
@@ -35,9 +41,56 @@ extern "C" {
  * Context: any thread, in or out of a read section; no lock, no wait.
  * Return: 0, -EFAULT (a byte has no memory), -EACCES, -ERANGE (wraps). Since 0.1.
  */
+#ifdef GR__ACCESS_TWINS /* the library's own: symbols for those who cannot use inline functions */
 GR_API int gr_load(struct gr_space *space, uint64_t addr, void *buf, uint64_t length);
 GR_API int gr_store(struct gr_space *space, uint64_t addr, const void *buf, uint64_t length);
 GR_API int gr_fill(struct gr_space *space, uint64_t addr, int byte, uint64_t length);
+#else
+static inline int gr_load(struct gr_space *space, uint64_t addr, void *buf, uint64_t length)
+{
+	const void *host;
+	int rc = 0;
+
+	gr_read_begin();
+	host = gr_host(space, addr, length, 1u /* GR_READ */);
+	if (gr_likely(host != NULL))
+		memcpy(buf, host, length);
+	else
+		rc = gr__load_slow(space, addr, buf, length);
+	gr_read_end();
+	return rc;
+}
+
+static inline int gr_store(struct gr_space *space, uint64_t addr, const void *buf, uint64_t length)
+{
+	void *host;
+	int rc = 0;
+
+	gr_read_begin();
+	host = gr_host(space, addr, length, 2u /* GR_WRITE */);
+	if (gr_likely(host != NULL))
+		memcpy(host, buf, length);
+	else
+		rc = gr__store_slow(space, addr, buf, length);
+	gr_read_end();
+	return rc;
+}
+
+static inline int gr_fill(struct gr_space *space, uint64_t addr, int byte, uint64_t length)
+{
+	void *host;
+	int rc = 0;
+
+	gr_read_begin();
+	host = gr_host(space, addr, length, 2u /* GR_WRITE */);
+	if (gr_likely(host != NULL))
+		memset(host, byte, length);
+	else
+		rc = gr__fill_slow(space, addr, byte, length);
+	gr_read_end();
+	return rc;
+}
+#endif
 
 /**
  * gr_cmpxchg_u32() / _u64() - compare and exchange, sequentially consistent

@@ -57,52 +57,25 @@ move_slow(struct gr_space *space, uint64_t addr, uint64_t length, unsigned acces
 	return rc < 0 ? rc : 0;
 }
 
-int gr_load(struct gr_space *space, uint64_t addr, void *buf, uint64_t length)
+int gr__load_slow(struct gr_space *space, uint64_t addr, void *buf, uint64_t length)
 {
 	struct mover mover = {.to = buf};
-	const void *host;
-	int rc = 0;
 
-	gr_read_begin();
-	host = gr_host(space, addr, length, GR_READ);
-	if (gr_likely(host != NULL))
-		memcpy(buf, host, length);
-	else
-		rc = move_slow(space, addr, length, GR_READ, load_piece, &mover);
-	gr_read_end();
-	return rc;
+	return move_slow(space, addr, length, GR_READ, load_piece, &mover);
 }
 
-int gr_store(struct gr_space *space, uint64_t addr, const void *buf, uint64_t length)
+int gr__store_slow(struct gr_space *space, uint64_t addr, const void *buf, uint64_t length)
 {
 	struct mover mover = {.from = buf};
-	void *host;
-	int rc = 0;
 
-	gr_read_begin();
-	host = gr_host(space, addr, length, GR_WRITE);
-	if (gr_likely(host != NULL))
-		memcpy(host, buf, length);
-	else
-		rc = move_slow(space, addr, length, GR_WRITE, store_piece, &mover);
-	gr_read_end();
-	return rc;
+	return move_slow(space, addr, length, GR_WRITE, store_piece, &mover);
 }
 
-int gr_fill(struct gr_space *space, uint64_t addr, int byte, uint64_t length)
+int gr__fill_slow(struct gr_space *space, uint64_t addr, int byte, uint64_t length)
 {
 	struct mover mover = {.byte = byte};
-	void *host;
-	int rc = 0;
 
-	gr_read_begin();
-	host = gr_host(space, addr, length, GR_WRITE);
-	if (gr_likely(host != NULL))
-		memset(host, byte, length);
-	else
-		rc = move_slow(space, addr, length, GR_WRITE, fill_piece, &mover);
-	gr_read_end();
-	return rc;
+	return move_slow(space, addr, length, GR_WRITE, fill_piece, &mover);
 }
 
 static int locate_piece(void *context, const struct gr__piece *piece, int index)

@@ -12,6 +12,7 @@
  *      2^64-p  1 page, of block b             G
  */
 #include "testing.h"
+#include <dlfcn.h>
 
 #define LAST_PAGE (0 - PAGE)
 
@@ -392,6 +393,33 @@ static void test_aligned_values_are_never_torn(void **unused)
 	assert_int_equal(torn, 0);
 }
 
+/* The symbols behind the inline functions do the same, for callers that cannot inline. */
+static void test_twins_do_as_the_inline_functions(void **unused)
+{
+	int (*load)(struct gr_space *, uint64_t, void *, uint64_t);
+	int (*store)(struct gr_space *, uint64_t, const void *, uint64_t);
+	int (*fill)(struct gr_space *, uint64_t, int, uint64_t);
+	unsigned char buf[2 * PAGE], want[2 * PAGE];
+
+	*(void **)&load = dlsym(RTLD_DEFAULT, "gr_load");
+	*(void **)&store = dlsym(RTLD_DEFAULT, "gr_store");
+	*(void **)&fill = dlsym(RTLD_DEFAULT, "gr_fill");
+	assert_non_null(load);
+	assert_non_null(store);
+	assert_non_null(fill);
+	memset(want, 0x5a, sizeof(want));
+	assert_int_equal(store(space, PAGE, want, 2 * PAGE), 0); /* over the seam of A and B */
+	assert_int_equal(load(space, PAGE, buf, 2 * PAGE), 0);
+	assert_memory_equal(buf, want, sizeof(buf));
+	assert_int_equal(fill(space, 2 * PAGE - 1, 7, 2), 0);
+	assert_int_equal(a[2 * PAGE - 1], 7);
+	assert_int_equal(b[0], 7);
+	assert_int_equal(load(space, 4 * PAGE, buf, 1), -EFAULT);
+	assert_int_equal(store(space, 3 * PAGE, buf, 1), -EACCES);
+	assert_int_equal(fill(space, UINT64_MAX, 0, 2), -ERANGE);
+	assert_int_equal(load(space, 4 * PAGE, buf, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -403,6 +431,7 @@ int main(void)
 		cmocka_unit_test(test_cmpxchg_refused),
 		cmocka_unit_test(test_cmpxchg_loses_no_count_between_threads),
 		cmocka_unit_test(test_aligned_values_are_never_torn),
+		cmocka_unit_test(test_twins_do_as_the_inline_functions),
 	};
 
 	return cmocka_run_group_tests(tests, open_ram, close_ram);
