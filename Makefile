@@ -2,7 +2,7 @@
 BUILD ?= build
 PROGRAM = $(BUILD)/src/cli/guestram
 
-.PHONY: build run check bench models install fresh format help
+.PHONY: build run check bench models interleave fuzz mutants install fresh format help
 .DEFAULT_GOAL := build
 
 build: $(BUILD)/build.ninja
@@ -38,12 +38,27 @@ models:
 	@scripts/install-deps
 	@scripts/run-models
 
+fuzz:
+	@scripts/install-deps fuzz
+	@scripts/run-fuzz --seconds $(or $(SECONDS),30)
+
+interleave:
+	@scripts/install-deps
+	@scripts/run-interleave
+
+mutants:
+	@scripts/install-deps
+	@scripts/mutants
+
 help:
 	@echo "make          build the library, the program, tests and examples in $(BUILD)/"
 	@echo "make run      show it: a Linux guest whose memory comes and goes (under a minute)"
 	@echo "make check    all checks and tests (under ten minutes)"
 	@echo "make bench    the figures of docs/performance.md, on this machine"
 	@echo "make models   check the models of the design with spin, and that it refutes their mutants"
+	@echo "make fuzz     each fuzzer for 30 seconds, or SECONDS=n, with sanitizers"
+	@echo "make interleave  every schedule of scripts of threads, up to 3 preemptions (minutes)"
+	@echo "make mutants  break the code in 200 small ways, and show that a test sees each (half an hour)"
 	@echo "make install  install to the prefix that meson was set up with (DESTDIR=... works)"
 	@echo "make fresh    make check and make run in a new Debian 12 root (needs root)"
 	@echo "make format   clang-format all C files"

@@ -38,6 +38,27 @@ extern "C" {
 #error "guestram needs a 64-bit host: a word of the index holds the distance of two 64-bit addresses"
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+#define GR__TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define GR__TSAN
+#endif
+#endif
+
+/*
+ * ThreadSanitizer sees neither side of liburcu's ordering, assembly in the reader and membarrier(2)
+ * in the writer. So it is told the one thing that the library builds on: what a section did comes
+ * before the return of the grace period that waited for it. gr_read_end() releases this address,
+ * gr__synchronize() acquires it. Nothing is said the other way round: what a section sees of a
+ * writer it must see through a pointer that it loads.
+ */
+#ifdef GR__TSAN
+#include <sanitizer/tsan_interface.h>
+#include <urcu/urcu-memb.h>
+#define GR__TSAN_SECTIONS ((void *)&urcu_memb_gp)
+#endif
+
 #define gr_likely(x) __builtin_expect(!!(x), 1)
 #define gr_unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -103,18 +124,29 @@ static inline void gr_read_begin(void)
 {
 	if (gr_unlikely(!URCU_TLS(urcu_memb_reader).registered))
 		gr__thread_register();
+#ifdef GR__TSAN
+	urcu_memb_read_lock(); /* not inline, so that liburcu's own races by design are not seen */
+#else
 	_urcu_memb_read_lock();
+#endif
 }
 
 /** gr_read_end() - leave it: what was looked up inside is dead, unless it is pinned. Since 0.1. */
 static inline void gr_read_end(void)
 {
+#ifdef GR__TSAN
+	/* only where the outermost section ends: inner ones promise nothing */
+	if ((URCU_TLS(urcu_memb_reader).ctr & URCU_GP_CTR_NEST_MASK) == URCU_GP_COUNT)
+		__tsan_release(GR__TSAN_SECTIONS);
+	urcu_memb_read_unlock();
+#else
 	_urcu_memb_read_unlock();
+#endif
 }
 
 static inline const struct gr_view *gr__space_view(const struct gr_space *space)
 {
-#ifdef __SANITIZE_THREAD__
+#ifdef GR__TSAN
 	return __atomic_load_n(&space->view, __ATOMIC_ACQUIRE);
 #else
 	/*

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "ram/directory.h"
 #include "os/alloc.h"
+#include "os/hooks.h"
 #include "ram/reclaim.h"
 #include <string.h>
 #include <urcu/compiler.h>
@@ -95,6 +96,7 @@ struct gr_block *gr_block_by_name(struct gr_ram *ram, const char *name)
 	const struct gr__directory *directory = gr__directory_get(ram);
 	size_t low = 0, high = directory->count;
 
+	GR_POINT("directory.found");
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 		int order = strcmp(directory->by_name[middle]->name, name);

@@ -116,6 +116,9 @@ int gr__may_wait(const char *call);
 /* What read sections need of the process; 0 or -errno. */
 int gr__section_init(void);
 
+/* Wait until every read section that has begun is over. No lock held; only where gr__may_wait(). */
+void gr__synchronize(void);
+
 /* Around every callback: gr__may_wait() says no inside. Nests. */
 void gr__callback_begin(void);
 void gr__callback_end(void);

@@ -8,13 +8,13 @@
  *
  * Why it is safe. (a) A block is queued under ram->lock after the view and the directory without it
  * were published. (b) The worker takes the queue under the lock and then calls
- * urcu_memb_synchronize_rcu(), which returns only after every read section that began before the
- * call has ended; a section that begins later loads the new view and directory. So from then on no
- * reader can find the block, and the pin count can only fall: all gr_pin() run inside sections, or
- * are copies of pins. (c) The worker now sets UNLINKED with one atomic read-modify-write on the pin
- * count, and gr_unpin() subtracts with another. The modification order of that word decides: if the
- * count was zero when UNLINKED was set, the worker owns the block, else the unpin that makes it
- * UNLINKED | 0 does. Exactly one of them sees its condition, once.
+ * gr__synchronize(), liburcu's grace period, which returns only after every read section that began
+ * before the call has ended; a section that begins later loads the new view and directory. So from
+ * then on no reader can find the block, and the pin count can only fall: all gr_pin() run inside
+ * sections, or are copies of pins. (c) The worker now sets UNLINKED with one atomic
+ * read-modify-write on the pin count, and gr_unpin() subtracts with another. The modification order
+ * of that word decides: if the count was zero when UNLINKED was set, the worker owns the block,
+ * else the unpin that makes it UNLINKED | 0 does. Exactly one of them sees its condition, once.
  *
  * A pinned block is in no queue while it waits for its last pin, so it delays no other.
  */
@@ -26,7 +26,6 @@
 #include "ram/listener.h"
 #include <errno.h>
 #include <time.h>
-#include <urcu/urcu-memb.h>
 
 /*
  * Garbage alone is not urgent, and a grace period interrupts every running reader once
@@ -51,7 +50,7 @@ static void wake_worker(struct gr_ram *ram)
 
 static void synchronize(struct gr_ram *ram)
 {
-	urcu_memb_synchronize_rcu();
+	gr__synchronize();
 	__atomic_add_fetch(&ram->grace_periods, 1, __ATOMIC_RELAXED);
 }
 
@@ -169,12 +168,15 @@ static __attribute__((noinline, cold)) void hand_over(struct gr_block *block)
 
 	/* The section keeps @ram: gr_ram_close() waits for readers after the worker released
 	 * @block. */
+	GR_POINT("unpin.last");
 	gr_read_begin();
 	block->link = __atomic_load_n(&ram->unpinned, __ATOMIC_RELAXED);
+	GR_POINT("unpin.push");
 	/* release: the worker sees block->link; pairs with the exchange in work() */
 	while (!__atomic_compare_exchange_n(&ram->unpinned, &block->link, block, 1,
 					    __ATOMIC_RELEASE, __ATOMIC_RELAXED))
 		;
+	GR_POINT("unpin.wake");
 	wake_worker(ram);
 	gr_read_end();
 }
@@ -205,6 +207,7 @@ static void work(struct gr_ram *ram)
 	 * acquire: the queues are read after it; pairs with wake_worker(). Not a store: it would
 	 * synchronize with nothing, and C11 would let `unpinned` be read before it is seen.
 	 */
+	GR_POINT("reclaim.reset");
 	__atomic_exchange_n(&ram->work_set, 0, __ATOMIC_ACQUIRE);
 	pthread_mutex_lock(&ram->lock);
 	garbage = take_garbage(ram);
@@ -223,6 +226,7 @@ static void work(struct gr_ram *ram)
 			deleted->link = ready;
 			ready = deleted;
 		}
+		GR_POINT("reclaim.marked");
 	}
 	/* acquire: pairs with hand_over() */
 	deleted = __atomic_exchange_n(&ram->unpinned, NULL, __ATOMIC_ACQUIRE);

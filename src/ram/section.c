@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Threads and read sections: registration with liburcu on a thread's first section, and the answer
- * to "may this thread wait?".
+ * Threads and read sections: registration with liburcu on a thread's first section, the wait for
+ * all sections, and the answer to "may this thread wait?".
  *
  * A thread that liburcu knows already, because the program registered it, is left to the program.
  * The others are unregistered by a thread-specific destructor. Destructors that run after it and
@@ -25,10 +25,11 @@ static void unregister_at_exit(void *unused)
 {
 	if (!URCU_TLS(urcu_memb_reader).registered)
 		return;
+	GR_POINT("thread.exit");
 	/* A section that the thread never left ends here: unregistering alone does not wake those
 	 * who wait for it. */
 	while (urcu_memb_read_ongoing())
-		urcu_memb_read_unlock();
+		gr_read_end();
 	urcu_memb_unregister_thread();
 }
 
@@ -56,6 +57,14 @@ void gr__thread_register(void)
 	urcu_memb_register_thread();
 	/* any value but NULL makes the destructor run */
 	pthread_setspecific(exit_key, &exit_key);
+}
+
+void gr__synchronize(void)
+{
+	urcu_memb_synchronize_rcu();
+#ifdef GR__TSAN
+	__tsan_acquire(GR__TSAN_SECTIONS); /* pairs with gr_read_end() */
+#endif
 }
 
 void gr__callback_begin(void)

@@ -12,7 +12,6 @@
 #include "space/change.h"
 #include <errno.h>
 #include <string.h>
-#include <urcu/urcu-memb.h>
 
 /* Take the name. Until the block is live it stands in ram->reserved. */
 static int reserve_name(struct gr_block *block)
@@ -69,7 +68,7 @@ static bool is_let_go(struct gr_block *block)
 	/* The caller may hold the embedder's lock, for which a reader in its section may wait. */
 	if (gr__may_wait(NULL) < 0 || block->ram->opts.embedder_reclaim)
 		return false;
-	urcu_memb_synchronize_rcu();
+	gr__synchronize();
 	return !__atomic_load_n(&block->pins, __ATOMIC_ACQUIRE); /* pairs with gr__block_put() */
 }
 
@@ -211,7 +210,7 @@ static int shrink(struct gr_block *block, uint64_t length)
 	if (rc < 0)
 		return rc;
 	/* From here on new sections do not see the tail; wait for those that do. */
-	urcu_memb_synchronize_rcu();
+	gr__synchronize();
 	if (__atomic_load_n(&block->pins, __ATOMIC_ACQUIRE)) {
 		rc = gr__fail(-EBUSY, "block %s: it was pinned while it was to shrink",
 			      block->name);

@@ -14,8 +14,9 @@
  * removal or addition is being told; a change that touches claimed addresses gets -EBUSY instead of
  * waiting, since the claim's holder may be waiting for it. So what is told once stays true until it
  * is published, and additions and removals of one range never overtake each other. A claim without
- * addresses stays until all are told that it is committed, so that the space stays open. Blocks are
- * kept by `busy` (deleted or resized by this change) and `users` (mapped by this change).
+ * addresses stays until all are told that it is committed, so that the space stays open; so does
+ * the count in ram->changes, so that the RAM does. Blocks are kept by `busy` (deleted or resized by
+ * this change) and `users` (mapped by this change).
  *
  * A listener that is opened in between has replayed the state without this change: the loop tells
  * it too before it publishes. All memory is had before the first step that shows.
@@ -52,6 +53,7 @@ struct run {
 	struct gr__directory *directory;
 	struct gr__events events;
 	struct gr__audience told;
+	bool counted; /* in ram->changes */
 };
 
 /* ------------------------------------------------------------------------------ building */
@@ -390,10 +392,18 @@ static void hold(struct run *run, bool on)
 		busy->busy = on;
 	if (change->close)
 		change->space->closing = on;
+}
+
+/* From the first word to listeners to the last one gr_ram_close() refuses. Lock held. */
+static void count_change(struct run *run, bool on)
+{
+	if (run->counted == on)
+		return;
+	run->counted = on;
 	if (on)
-		change->ram->changes++;
+		run->change->ram->changes++;
 	else
-		change->ram->changes--;
+		run->change->ram->changes--;
 }
 
 /* Tell everybody who listens by now. Lock held, dropped meanwhile. */
@@ -437,6 +447,7 @@ static int announce_and_publish(struct run *run)
 	if (rc < 0)
 		return rc;
 	hold(run, true);
+	count_change(run, true);
 	GR_POINT("change.claimed");
 	run->change->told = true;
 	rc = tell_all(run);
@@ -467,6 +478,7 @@ static void tell_committed(struct run *run)
 		if (run->parts[i].generation)
 			cds_list_del(&run->parts[i].claim.node);
 	gr__audience_drop(ram, &run->told);
+	count_change(run, false);
 	pthread_mutex_unlock(&ram->lock);
 }
 
@@ -521,6 +533,8 @@ int gr__change_run(struct gr__change *change)
 	surplus = gr__retire_surplus(ram);
 	if (rc < 0)
 		gr__audience_drop(ram, &run.told);
+	if (!run.told.count)
+		count_change(&run, false);
 	pthread_mutex_unlock(&ram->lock);
 	GR_POINT("change.unlocked");
 

@@ -46,6 +46,7 @@ __attribute__((noinline)) void *gr__host_slow(const struct gr_view *read, uint64
 {
 	struct gr__piece piece;
 
+	GR_POINT("lookup.slow");
 	if (!length || access & ~(GR_READ | GR_WRITE) ||
 	    !gr__piece_find(gr__view_of(read), addr, &piece) || length > piece.length ||
 	    (piece.range->access & access) != access)
@@ -62,12 +63,14 @@ __attribute__((noinline)) void *gr__cursor_slow(struct gr_cursor *cursor, uint64
 						uint64_t length, unsigned access)
 {
 	const struct gr_view *read = gr__space_view(cursor->space);
-	uint64_t word = gr__view_word(read, addr);
 	uint64_t in_granule = addr & (GR_GRANULE - 1);
 	struct gr__piece piece;
+	uint64_t word;
 
 	if (!length || access & ~(GR_READ | GR_WRITE))
 		return NULL;
+	GR_POINT("cursor.slow");
+	word = gr__view_word(read, addr);
 	if (!(word & GR__WORD_INDIRECT) &&
 	    !(cursor->generation == read->generation && cursor->word == word) &&
 	    length <= GR_GRANULE - in_granule) {

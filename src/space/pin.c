@@ -98,6 +98,7 @@ int gr_block_pin(struct gr_block *block, uint64_t offset, uint64_t length, unsig
 	/* In a section, so that a shrinking resize, which waits for it, sees the pin or we the
 	 * length. */
 	if (gr__range_within(offset, length, gr__block_length(block))) {
+		GR_POINT("pin.block");
 		gr__block_get(block);
 		*pin = (struct gr_pin){
 			.host = (char *)block->mem.host + offset,

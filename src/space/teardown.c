@@ -15,8 +15,10 @@
 /* Lock held. */
 static int check_idle(struct gr_ram *ram)
 {
+	const struct gr__directory *live = ram->directory;
 	struct gr__space *space;
 	uint64_t pins = gr__ram_pins(ram);
+	size_t i;
 
 	if (ram->closing)
 		return gr__fail(-EBUSY, "RAM close: another thread is closing it");
@@ -28,6 +30,10 @@ static int check_idle(struct gr_ram *ram)
 		if (space->txns)
 			return gr__fail(-EBUSY, "RAM close: a transaction of space %s is open",
 					space->name);
+	for (i = 0; i < live->count; i++)
+		if (live->by_offset[i]->busy || live->by_offset[i]->users)
+			return gr__fail(-EBUSY, "RAM close: another thread is changing block %s",
+					live->by_offset[i]->name);
 	return 0;
 }
 

@@ -21,23 +21,27 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define BOUND_MAX 4
+#define BOUND_MAX 9
 
 struct script {
 	const char *name;
 	const char *what;
 	void (*prepare)(void);	/* the thread 'm': opens a RAM, adds threads */
 	void (*judge)(void);	/* the same, after they have ended; closes the RAM */
+	bool ends;		/* threads' ends are a part of it */
 	unsigned quick, full;	/* preemptions, in a quick search and in a full one */
-	enum mutant mutants[8]; /* each must be found by it; 0 ends them */
+	enum mutant mutants[8]; /* with each it must fail; 0 ends them */
+	bool wrong;		/* it must fail as it is */
 };
 
 struct outcome {
-	uint64_t schedules;		  /* explored, with up to the bound's preemptions */
-	uint64_t by_bound[BOUND_MAX + 1]; /* the same for lower bounds too */
-	unsigned steps;			  /* of the longest one */
+	uint64_t schedules; /* explored, with up to `bound` preemptions */
+	unsigned bound;
+	bool all;	/* and there are no others */
+	unsigned steps; /* of the longest one */
 	bool failed;
 	unsigned preemptions; /* of the one that failed */
+	char points[1500];    /* those that were come to, a line each */
 	char message[600];
 	char schedule[4000];
 };

@@ -3,6 +3,7 @@
 #include "backing_util.h"
 #include <pthread.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define PAGES 64
@@ -317,6 +318,31 @@ static void test_other_faults_are_passed_on(void **unused)
 	close(guarded);
 }
 
+/* As the kernel says it of a page that a load found broken. */
+static void test_a_page_that_broke_is_not_hidden(void **unused)
+{
+	int fd = new_file(2 * PAGE);
+	siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AR};
+	struct gr__mem mem;
+	volatile char *host;
+
+	use_handler();
+	map_surviving(fd, GR_SHARED, 2 * PAGE, &mem);
+	host = mem.host;
+	host[PAGE] = 'x';
+	info.si_addr = (void *)(host + PAGE);
+	passed_on = 0;
+	if (!sigsetjmp(escape, 1)) {
+		syscall(SYS_rt_sigqueueinfo, getpid(), SIGBUS, &info);
+		fail_msg("nobody was told of the page that broke");
+	}
+	assert_int_equal(passed_on, 1);
+	assert_int_equal(host[PAGE], 'x');
+	assert_int_equal(gr__mem_lost_pages(&mem), 0);
+	gr__mem_release(&mem);
+	close(fd);
+}
+
 /* The signal that ended a child which did @act after installing on top of @handler. */
 static int death_of_child(void (*handler)(int), void (*act)(void))
 {
@@ -388,6 +414,7 @@ int main(void)
 		cmocka_unit_test(test_lost_huge_page),
 		cmocka_unit_test(test_lost_page_that_is_mapped_anew),
 		cmocka_unit_test(test_other_faults_are_passed_on),
+		cmocka_unit_test(test_a_page_that_broke_is_not_hidden),
 		cmocka_unit_test(test_P28_large_block),
 	};
 

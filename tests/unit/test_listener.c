@@ -524,6 +524,71 @@ static void test_a_block_that_comes_or_goes_cannot_be_changed_in_its_callback(vo
 	recorder_close(&recorder);
 }
 
+static void discard_at_once(struct recorder *recorder, const struct event *event)
+{
+	expect(gr_block_discard(block, 0, PAGE) == -EBUSY);
+}
+
+static void test_a_block_that_is_resized_discards_nothing(void **unused)
+{
+	struct recorder recorder = {0};
+
+	failures = 0;
+	recorder_open(&recorder, ram, 0);
+	assert_ok(map(60, 4));
+	log_clear();
+	recorder.hook = discard_at_once;
+	assert_ok(gr_block_resize(block, 62 * PAGE));
+	assert_ok(gr_block_resize(block, 64 * PAGE));
+	recorder.hook = NULL;
+	assert_int_equal(events_of(RANGE_REMOVED, &recorder), 2);
+	assert_int_equal(failures, 0);
+	assert_ok(gr_block_discard(block, 0, PAGE));
+	recorder_close(&recorder);
+}
+
+static struct recorder third;
+
+static void open_one_that_refuses(struct recorder *recorder, const struct event *event)
+{
+	if (event->kind != RANGE_ADDED)
+		return;
+	recorder->hook = NULL;
+	third = (struct recorder){.refuse_in = 2, .refuse_with = -ENOSPC}; /* after the block */
+	expect(recorder_try(&third, ram, 9) == 0);
+}
+
+static void open_inner(struct recorder *recorder, const struct event *event)
+{
+	if (event->kind != RANGE_ADDED)
+		return;
+	recorder->hook = NULL;
+	inner = (struct recorder){.hook = open_one_that_refuses};
+	expect(recorder_try(&inner, ram, -1) == 0);
+}
+
+static void test_those_who_came_meanwhile_are_told_back_by_priority(void **unused)
+{
+	struct recorder recorder = {0};
+
+	failures = 0;
+	recorder_open(&recorder, ram, 0);
+	recorder.hook = open_inner;
+	log_clear();
+	assert_error(map(4, 2), -ENOSPC, "refused");
+	assert_int_equal(failures, 0);
+	assert_int_equal(event_count, 6);
+	assert_true(is_range(0, RANGE_ADDED, &recorder, 4, 2));
+	assert_int_equal(event_log[1].kind, BLOCK_ADDED); /* to the second, as it opens */
+	assert_true(is_range(2, RANGE_ADDED, &inner, 4, 2));
+	assert_int_equal(event_log[3].kind, BLOCK_ADDED); /* to the third */
+	assert_true(is_range(4, RANGE_REMOVED, &recorder, 4, 2));
+	assert_true(is_range(5, RANGE_REMOVED, &inner, 4, 2));
+	recorder_close(&third);
+	recorder_close(&inner);
+	recorder_close(&recorder);
+}
+
 #define each(test) cmocka_unit_test_setup_teardown(test, open_ram, close_ram)
 
 int main(void)
@@ -542,6 +607,8 @@ int main(void)
 		cmocka_unit_test(test_reclaimed_is_told_once_also_by_close),
 		each(test_a_callback_may_call_all_but_what_waits),
 		each(test_a_block_that_comes_or_goes_cannot_be_changed_in_its_callback),
+		each(test_a_block_that_is_resized_discards_nothing),
+		each(test_those_who_came_meanwhile_are_told_back_by_priority),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

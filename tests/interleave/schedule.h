@@ -13,8 +13,8 @@
  * Threads: everything here is called by the thread that has the turn; passing it on orders all that
  * was done before it.
  */
-#ifndef SCHED_H
-#define SCHED_H
+#ifndef SCHEDULE_H
+#define SCHEDULE_H
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -22,9 +22,12 @@
 /* The library has no threads of its own but the worker of a RAM. */
 #define THREADS_MAX 8
 
-/* Make the calling thread the only one, called 'm', which prepares and judges a script. */
-void sched_begin(void);
-/* A thread for the script, not yet running. @letter: its name in schedules. */
+/*
+ * Make the calling thread the only one, called 'm', which prepares and judges a script. @real: each
+ * thread is made for this run, and its end is a part of it.
+ */
+void sched_begin(bool real);
+/* A thread of the script, which stops at its first point. @letter: its name in schedules. */
 void sched_thread(char letter, void (*run)(void));
 /*
  * Run them in an order that explore_choose() decides at each point. Returns when all have ended,
