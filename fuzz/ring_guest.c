@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+#include "ring_guest.h"
+#include "os/hooks.h"
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct guest guest;
+
+/* ------------------------------------------------------------- where the server has our memory */
+
+struct mapped {
+	uint64_t ram_offset;
+	uint8_t *host;
+	uint64_t length, file_offset;
+	bool before, after; /* guards that are there */
+};
+
+/* The fuzzer's thread adds, the reclaim thread removes; the worker looks up. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct mapped mapped[64];
+static unsigned mapped_count;
+
+static bool put_guard(uint8_t *at)
+{
+	void *got = mmap(at, PAGE, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (got != MAP_FAILED && got != at)
+		munmap(got, PAGE);
+	return got == at;
+}
+
+static int block_added(void *context, struct gr_block *block)
+{
+	struct gr_block_info info;
+	struct mapped *m;
+
+	(void)context;
+	gr_block_get_info(block, &info);
+	pthread_mutex_lock(&lock);
+	FUZZ_CHECK(mapped_count < COUNT_OF(mapped));
+	m = &mapped[mapped_count++];
+	m->ram_offset = info.ram_offset;
+	m->host = info.host;
+	m->length = info.length;
+	m->file_offset = info.fd_offset;
+	m->before = put_guard(m->host - PAGE);
+	m->after = put_guard(m->host + m->length);
+	pthread_mutex_unlock(&lock);
+	return 0;
+}
+
+static void block_reclaimed(void *context, const struct gr_block_info *info)
+{
+	(void)context;
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < mapped_count; i++) {
+		struct mapped m = mapped[i];
+
+		if (m.ram_offset != info->ram_offset)
+			continue;
+		if (m.before)
+			munmap(m.host - PAGE, PAGE);
+		if (m.after)
+			munmap(m.host + m.length, PAGE);
+		mapped[i] = mapped[--mapped_count];
+		break;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+static const struct gr_listener_ops ops = {
+	.block_added = block_added,
+	.block_reclaimed = block_reclaimed,
+};
+
+/* A piece that the server made must lie in memory that it was given. */
+static struct piece find_piece(const struct iovec *iov)
+{
+	const uint8_t *at = iov->iov_base;
+	struct piece piece = {0, 0};
+
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < mapped_count; i++) {
+		const struct mapped *m = &mapped[i];
+
+		if (at < m->host || at >= m->host + m->length)
+			continue;
+		FUZZ_CHECK(iov->iov_len <= m->length - (uint64_t)(at - m->host));
+		piece.offset = m->file_offset + (uint64_t)(at - m->host);
+		piece.length = iov->iov_len;
+	}
+	pthread_mutex_unlock(&lock);
+	FUZZ_CHECK_SAY(piece.length, "%p + %zu", iov->iov_base, iov->iov_len);
+	return piece;
+}
+
+/* -------------------------------------------------------------------------------- its memory */
+
+uint64_t guest_gpa(unsigned region)
+{
+	return region == 2 ? UINT64_C(0) - REGION : GPA + region * REGION;
+}
+
+uint64_t guest_uaddr(uint64_t offset)
+{
+	return UADDR + offset;
+}
+
+struct wire_region guest_region(unsigned region)
+{
+	return (struct wire_region){
+		.gpa = guest_gpa(region),
+		.size = REGION,
+		.uaddr = UADDR + region * REGION,
+		.offset = region * REGION,
+	};
+}
+
+void guest_write(uint64_t offset, const void *bytes, uint64_t size)
+{
+	FUZZ_CHECK(offset <= MEMORY && size <= MEMORY - offset);
+	memcpy(guest.memory + offset, bytes, size);
+	memcpy(guest.shadow + offset, bytes, size);
+}
+
+void guest_write_u16(uint64_t offset, uint16_t value)
+{
+	guest_write(offset, &value, sizeof(value));
+}
+
+void guest_flip(const struct flip *flip)
+{
+	if (guest.flip_count < FLIPS_MAX) {
+		guest.flips[guest.flip_count] = *flip;
+		guest.flips[guest.flip_count++].at += guest.reads;
+	}
+}
+
+/* On the worker, before each of its reads of a ring: other processors of the guest run on. */
+static void before_read(const char *point)
+{
+	unsigned i = 0;
+
+	if (strncmp(point, "ring.", 5) != 0 || !guest.memory)
+		return;
+	guest.reads++;
+	while (i < guest.flip_count) {
+		const struct flip *flip = &guest.flips[i];
+
+		if (flip->at > guest.reads) {
+			i++;
+			continue;
+		}
+		guest_write(flip->offset, flip->bytes, flip->size);
+		guest.flips_done++;
+		guest.flips[i] = guest.flips[--guest.flip_count];
+	}
+}
+
+void guest_watch(struct gr_vhost *server)
+{
+	struct gr_listener *listener;
+
+	FUZZ_CHECK(gr_listener_open(gr_vhost_ram(server), &ops, NULL, 0, &listener) == 0);
+	gr__hook_point = before_read;
+}
+
+void guest_open(void)
+{
+	memset(&guest, 0, sizeof(guest));
+	guest.file = memfd_create("fuzz", MFD_CLOEXEC);
+	FUZZ_CHECK(guest.file >= 0 && !ftruncate(guest.file, MEMORY));
+	guest.memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, guest.file, 0);
+	FUZZ_CHECK(guest.memory != MAP_FAILED);
+}
+
+void guest_close(void)
+{
+	uint8_t *memory = guest.memory;
+
+	guest.memory = NULL; /* no worker is in before_read(): the connection is over */
+	munmap(memory, MEMORY);
+	close(guest.file);
+}
+
+/* ----------------------------------------------------------------------------------- requests */
+
+static uint64_t used_size(void)
+{
+	return sizeof(struct wire_used) + guest.num * sizeof(struct wire_used_elem) +
+	       (guest.event_idx && guest.used % REGION <= REGION - 6 - guest.num * 8
+			? sizeof(uint16_t)
+			: 0);
+}
+
+static bool overlaps(const struct piece *piece, uint64_t offset, uint64_t length)
+{
+	return piece->offset < offset + length && offset < piece->offset + piece->length;
+}
+
+static void note_piece(struct piece piece)
+{
+	if (guest.piece_count == PIECES_MAX)
+		guest.pieces_lost = true;
+	else
+		guest.pieces[guest.piece_count++] = piece;
+	if (overlaps(&piece, guest.desc, guest.num * sizeof(struct wire_desc)) ||
+	    overlaps(&piece, guest.avail, 6 + guest.num * 2) ||
+	    overlaps(&piece, guest.used, used_size()))
+		guest.self_damage = true;
+	if (overlaps(&piece, TABLES, TABLES_SIZE))
+		guest.tables_damaged = true;
+}
+
+/*
+ * Is it what the guest wrote? That can be told as long as nothing was written behind its back:
+ * by flips, by requests of the same batch that were completed already, or by itself into its own
+ * ring.
+ */
+static void compare_request(const struct gr_vhost_request *request, unsigned head)
+{
+	static struct parsed parsed;
+	struct piece piece;
+	bool well_formed;
+
+	if (guest.flips_done || guest.self_damage || guest.unsure || guest.tables_damaged)
+		return;
+	well_formed = guest_parse(head, &parsed);
+	if (parsed.odd_table && guest.piece_count)
+		return;
+	FUZZ_CHECK_SAY(well_formed, "head %u", head);
+	FUZZ_CHECK(parsed.error == (request->error != 0));
+	FUZZ_CHECK(parsed.out_count == request->out_count && parsed.in_count == request->in_count);
+	for (unsigned i = 0; i < parsed.out_count + parsed.in_count; i++) {
+		piece = find_piece(i < parsed.out_count ? &request->out[i]
+							: &request->in[i - parsed.out_count]);
+		FUZZ_CHECK_SAY(piece.offset == parsed.pieces[i].offset &&
+				       piece.length == parsed.pieces[i].length,
+			       "piece %u", i);
+	}
+}
+
+void guest_note_request(const struct gr_vhost_request *request)
+{
+	const struct gr__slot *slot = (const struct gr__slot *)request; /* its first member */
+	uint64_t out = 0, in = 0;
+
+	FUZZ_CHECK(request->out_count + request->in_count <= GR_VHOST_SEGMENTS_MAX);
+	FUZZ_CHECK(slot->head < guest.num);
+	compare_request(request, slot->head);
+	for (unsigned i = 0; i < request->out_count; i++)
+		out += find_piece(&request->out[i]).length;
+	for (unsigned i = 0; i < request->in_count; i++) {
+		struct piece piece = find_piece(&request->in[i]);
+
+		in += piece.length;
+		note_piece(piece);
+	}
+	FUZZ_CHECK(out == request->out_length && in == request->in_length);
+	FUZZ_CHECK(!request->error || (request->error == -14 && !request->out_count));
+	guest.taken[slot->head]++;
+	if (in > guest.room[slot->head])
+		guest.room[slot->head] = in;
+	guest.outstanding++;
+	FUZZ_CHECK(guest.outstanding <= guest.num || guest.self_damage);
+}
+
+void guest_leave_ring(void)
+{
+	if (guest.piece_count == PIECES_MAX)
+		guest.pieces_lost = true;
+	else
+		guest.pieces[guest.piece_count++] = (struct piece){guest.used, used_size()};
+}
+
+static uint16_t used_idx(void)
+{
+	uint16_t idx;
+
+	memcpy(&idx, guest.memory + guest.used + 2, sizeof(idx));
+	return idx;
+}
+
+void guest_restart(void)
+{
+	guest.seen_used = used_idx();
+	memset(guest.taken, 0, sizeof(guest.taken));
+	memset(guest.room, 0, sizeof(guest.room));
+	guest.outstanding = 0;
+}
+
+/* Each new entry of the used ring is one request that the device had. */
+static void check_used(void)
+{
+	uint16_t now = used_idx();
+
+	for (; guest.seen_used != now; guest.seen_used++) {
+		struct wire_used_elem elem;
+
+		memcpy(&elem,
+		       guest.memory + guest.used + sizeof(struct wire_used) +
+			       (guest.seen_used & (guest.num - 1)) * sizeof(elem),
+		       sizeof(elem));
+		FUZZ_CHECK_SAY(elem.id < guest.num && guest.taken[elem.id], "descriptor %u",
+			       elem.id);
+		FUZZ_CHECK(elem.length <= guest.room[elem.id]);
+		guest.taken[elem.id]--;
+		guest.outstanding--;
+	}
+}
+
+static void trust(uint64_t offset, uint64_t length)
+{
+	memcpy(guest.shadow + offset, guest.memory + offset, length);
+}
+
+void guest_check(void)
+{
+	if (!guest.num)
+		return;
+	if (!guest.self_damage)
+		check_used();
+	trust(guest.used, used_size());
+	for (unsigned i = 0; i < guest.piece_count; i++)
+		trust(guest.pieces[i].offset, guest.pieces[i].length);
+	if (!guest.pieces_lost && memcmp(guest.memory, guest.shadow, MEMORY) != 0) {
+		uint64_t at = 0;
+
+		while (guest.memory[at] == guest.shadow[at])
+			at++;
+		fuzz_fail(__FILE__, __LINE__, "the device wrote where it may not", "offset %#llx",
+			  (unsigned long long)at);
+	}
+	/* those of requests that the device still has stay writable */
+	if (!guest.outstanding)
+		guest.piece_count = 0;
+	guest.tables_damaged = guest.tables_damaged && guest.piece_count;
+	guest.flips_done = 0;
+}
