@@ -228,8 +228,11 @@ static void settle(struct ring *ring)
 		front_settle(worker);
 		gr_vhost_get_stats(ring->front.server, &stats);
 	} while (stats.in_flight > ring->held_count);
+	/* a kick that was not needed may be there still: it is taken with the next wake-up */
+	guest_wait_asleep();
 	/* on the worker, which else asks for a kick in the used ring meanwhile */
 	gr__worker_call(worker, check_now, NULL);
+	guest_wait_asleep();
 }
 
 static void complete_held(struct ring *ring, uint8_t how)
@@ -240,8 +243,9 @@ static void complete_held(struct ring *ring, uint8_t how)
 
 		ring->held[i] = ring->held[--ring->held_count];
 		complete(request, how);
+		settle(ring); /* the worker may take, and hold, more */
 		if (how & 0x80)
-			break; /* just one */
+			return; /* just one */
 	}
 	settle(ring);
 }
@@ -502,7 +506,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	current = &ring;
 	front_begin(&ring.front, choose_server(how));
-	guest_open();
+	guest_open(ring.front.server);
 	ring.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	FUZZ_CHECK(ring.kick >= 0);
 	guest.num = num.num;
@@ -523,6 +527,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	front_must(&ring.front, WIRE_SET_VRING_NUM, &num, sizeof(num), NULL, 0);
 	place(&ring);
 	start(&ring, 0);
+	settle(&ring);
 	for (unsigned i = 0; i < STEPS && ring.in.left; i++)
 		one_step(&ring);
 	ring.deferring = false;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "ring_guest.h"
 #include "os/hooks.h"
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -139,11 +141,15 @@ void guest_flip(const struct flip *flip)
 }
 
 /* On the worker, before each of its reads of a ring: other processors of the guest run on. */
-static void before_read(const char *point)
+static void at_point(const char *point)
 {
 	unsigned i = 0;
 
-	if (strncmp(point, "ring.", 5) != 0 || !guest.memory)
+	if (!guest.worker || !gr__worker_is_me(guest.worker))
+		return;
+	if (!strcmp(point, "worker.sleep") || !strcmp(point, "worker.awake"))
+		__atomic_store_n(&guest.asleep, !strcmp(point, "worker.sleep"), __ATOMIC_SEQ_CST);
+	if (strncmp(point, "ring.", 5) != 0)
 		return;
 	guest.reads++;
 	while (i < guest.flip_count) {
@@ -164,12 +170,23 @@ void guest_watch(struct gr_vhost *server)
 	struct gr_listener *listener;
 
 	FUZZ_CHECK(gr_listener_open(gr_vhost_ram(server), &ops, NULL, 0, &listener) == 0);
-	gr__hook_point = before_read;
+	gr__hook_point = at_point;
 }
 
-void guest_open(void)
+void guest_wait_asleep(void)
+{
+	struct pollfd wake = {.fd = guest.worker->wake, .events = POLLIN};
+
+	/* asleep, not woken, and still asleep: then it was all the while */
+	while (!__atomic_load_n(&guest.asleep, __ATOMIC_SEQ_CST) || poll(&wake, 1, 0) > 0 ||
+	       !__atomic_load_n(&guest.asleep, __ATOMIC_SEQ_CST))
+		sched_yield();
+}
+
+void guest_open(struct gr_vhost *server)
 {
 	memset(&guest, 0, sizeof(guest));
+	guest.worker = &server->workers[0];
 	guest.file = memfd_create("fuzz", MFD_CLOEXEC);
 	FUZZ_CHECK(guest.file >= 0 && !ftruncate(guest.file, MEMORY));
 	guest.memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, guest.file, 0);
@@ -178,10 +195,9 @@ void guest_open(void)
 
 void guest_close(void)
 {
-	uint8_t *memory = guest.memory;
-
-	guest.memory = NULL; /* no worker is in before_read(): the connection is over */
-	munmap(memory, MEMORY);
+	guest_wait_asleep(); /* for good: the connection is over */
+	guest.worker = NULL;
+	munmap(guest.memory, MEMORY);
 	close(guest.file);
 }
 
@@ -232,7 +248,10 @@ static void compare_request(const struct gr_vhost_request *request, unsigned hea
 		return;
 	FUZZ_CHECK_SAY(well_formed, "head %u", head);
 	FUZZ_CHECK(parsed.error == (request->error != 0));
-	FUZZ_CHECK(parsed.out_count == request->out_count && parsed.in_count == request->in_count);
+	FUZZ_CHECK_SAY(parsed.out_count == request->out_count &&
+			       parsed.in_count == request->in_count,
+		       "%u and %u pieces, not %u and %u", request->out_count, request->in_count,
+		       parsed.out_count, parsed.in_count);
 	for (unsigned i = 0; i < parsed.out_count + parsed.in_count; i++) {
 		piece = find_piece(i < parsed.out_count ? &request->out[i]
 							: &request->in[i - parsed.out_count]);

@@ -10,7 +10,8 @@
  * byte past a region is a fault. A shadow of the file says what the guest wrote; whatever else has
  * changed after a round must be where the device was allowed to write.
  *
- * Threads: the fuzzer's; handlers and flips run on the worker, while the fuzzer's waits for it.
+ * Threads: the fuzzer's; handlers and flips run on the worker. One of the two runs at a time: the
+ * fuzzer's goes on when guest_wait_asleep() says that the worker sleeps.
  */
 #ifndef FUZZ_RING_GUEST_H
 #define FUZZ_RING_GUEST_H
@@ -41,6 +42,8 @@ struct flip {
 };
 
 struct guest {
+	struct gr__worker *worker; /* const */
+	bool asleep;		   /* atomic; of the worker */
 	int file;
 	uint8_t *memory;
 	uint8_t shadow[MEMORY];
@@ -73,7 +76,7 @@ extern struct guest guest;
 /* Memory and guards; once for each server. */
 void guest_watch(struct gr_vhost *server);
 
-void guest_open(void);
+void guest_open(struct gr_vhost *server);
 void guest_close(void);
 /* Where region @i is, for the guest. */
 uint64_t guest_gpa(unsigned region);
@@ -87,6 +90,9 @@ void guest_flip(const struct flip *flip);
 
 /* On the worker: a request was given to the device. Checks it, and notes what it may write. */
 void guest_note_request(const struct gr_vhost_request *request);
+/* Waits until the worker sleeps and nothing is there that would wake it. */
+void guest_wait_asleep(void);
+
 /* A chain as it should be understood; false: it is malformed. */
 struct parsed {
 	bool error;

@@ -10,13 +10,29 @@
 
 #ifdef GR_HOOKS
 
-/* Set by a test before it starts threads; NULL: do nothing. */
+/* atomic: a test may set it while threads run; NULL: do nothing. */
 extern void (*gr__hook_point)(const char *point);
-/* Returns the errno to fail @call with, or 0. */
+/* Returns the errno to fail @call with, or 0; likewise. */
 extern int (*gr__hook_fault)(const char *call);
 
-#define GR_POINT(point) (gr__hook_point ? gr__hook_point(point) : (void)0)
-#define GR_FAULT(call) (gr__hook_fault ? gr__hook_fault(call) : 0)
+static inline void gr__point(const char *point)
+{
+	/* acquire: what the test made ready before it set the hook */
+	void (*hook)(const char *point) = __atomic_load_n(&gr__hook_point, __ATOMIC_ACQUIRE);
+
+	if (hook)
+		hook(point);
+}
+
+static inline int gr__fault(const char *call)
+{
+	int (*hook)(const char *call) = __atomic_load_n(&gr__hook_fault, __ATOMIC_ACQUIRE);
+
+	return hook ? hook(call) : 0;
+}
+
+#define GR_POINT(point) gr__point(point)
+#define GR_FAULT(call) gr__fault(call)
 
 #else
 

@@ -87,10 +87,10 @@ static inline void gr__ring_read_desc(const struct wire_desc *from, struct wire_
 		words[0] = __atomic_load_n((const uint64_t *)from, __ATOMIC_RELAXED);
 		words[1] = __atomic_load_n((const uint64_t *)from + 1, __ATOMIC_RELAXED);
 	} else {
-		const volatile uint8_t *bytes = (const volatile uint8_t *)from;
+		const uint8_t *bytes = (const uint8_t *)from;
 
 		for (unsigned i = 0; i < sizeof(words); i++)
-			((uint8_t *)words)[i] = bytes[i];
+			((uint8_t *)words)[i] = __atomic_load_n(bytes + i, __ATOMIC_RELAXED);
 	}
 	memcpy(desc, words, sizeof(*desc));
 }

@@ -136,7 +136,9 @@ static void sleep_until_event(struct gr__worker *worker)
 		if (q->runnable && q->polled)
 			timeout = POLL_MS;
 	}
+	GR_POINT("worker.sleep");
 	count = epoll_wait(worker->epoll, events, 16, timeout);
+	GR_POINT("worker.awake");
 	for (int i = 0; i < count; i++) {
 		/* cleared here, before the flag is looked at: whoever sets the flag sets it after
 		 */

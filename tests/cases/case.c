@@ -247,7 +247,7 @@ void gate_arm(struct gate *gate, const char *point, const pthread_t *who, int sk
 	gate->skip = skip;
 	sem_init(&gate->reached, 0, 0);
 	sem_init(&gate->go, 0, 0);
-	gr__hook_point = pass_point;
+	__atomic_store_n(&gr__hook_point, pass_point, __ATOMIC_RELEASE);
 	for (i = 0; i < GATES; i++) {
 		if (!gates[i]) {
 			gates[i] = gate;

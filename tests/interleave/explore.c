@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#ifdef __SANITIZE_ADDRESS__
+#ifdef WITH_ASAN
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -209,7 +209,7 @@ static void on_signal(int number)
 	end_with(message);
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef WITH_ASAN
 static void on_sanitizer(void)
 {
 	end_with("AddressSanitizer has stopped it");
@@ -225,7 +225,7 @@ static void catch_signals(void)
 	sigfillset(&action.sa_mask);
 	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		sigaction(numbers[i], &action, NULL);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef WITH_ASAN
 	__sanitizer_set_death_callback(on_sanitizer);
 #endif
 }

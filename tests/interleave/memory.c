@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __SANITIZE_ADDRESS__
+#ifdef WITH_ASAN
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
@@ -21,6 +21,7 @@
 #define LIVE UINT64_C(0x6c69766521212121)
 #define FREED UINT64_C(0x6672656564212121)
 
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
 void *__real_malloc(size_t size);
 int __real_posix_memalign(void **memory, size_t align, size_t size);
 void __real_free(void *memory);
@@ -29,6 +30,7 @@ void *__wrap_calloc(size_t count, size_t size);
 int __wrap_posix_memalign(void **memory, size_t align, size_t size);
 char *__wrap_strdup(const char *text);
 void __wrap_free(void *memory);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 /* In front of what the caller gets. */
 struct head {

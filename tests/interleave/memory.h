@@ -9,6 +9,14 @@
 #ifndef MEMORY_H
 #define MEMORY_H
 
+#ifdef __SANITIZE_ADDRESS__
+#define WITH_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN
+#endif
+#endif
+
 /* Around one run of a script. */
 void memory_begin(void);
 void memory_end(void);

@@ -62,6 +62,7 @@ enum mutant mutant_by_name(const char *name)
 
 /* --------------------------------------------------------------------------- views and cursors */
 
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
 void __real_gr__retire(struct gr_ram *ram, struct gr__garbage *garbage);
 void __wrap_gr__retire(struct gr_ram *ram, struct gr__garbage *garbage);
 
@@ -311,3 +312,4 @@ int __wrap_gr_ram_reclaim(struct gr_ram *ram)
 		urcu_memb_synchronize_rcu();
 	return __real_gr_ram_reclaim(ram);
 }
+/* NOLINTEND(bugprone-reserved-identifier) */

@@ -240,7 +240,7 @@ static void enter(struct thread *thread)
 /* The last step of it: others may use the structure from here on. */
 static void leave(void)
 {
-	struct thread *thread = thread_self;
+	struct thread *thread = thread_self, *next = &threads[0];
 
 	check(!in_section(thread), "%c has ended inside a section", thread->letter);
 	check(!threads_holds_lock(thread), "%c has ended with a lock held", thread->letter);
@@ -250,9 +250,9 @@ static void leave(void)
 	if (starting == thread)
 		starting = NULL;
 	else
-		thread = pick();
+		next = pick();
 	thread_self = NULL;
-	sem_post(thread->state == ENDED ? threads[0].turn : thread->turn);
+	sem_post(next->turn);
 }
 
 static void *run_runner(void *arg)
@@ -401,11 +401,6 @@ char sched_letter(void)
 unsigned sched_number(void)
 {
 	return thread_self->number;
-}
-
-bool sched_in_section(void)
-{
-	return in_section(thread_self);
 }
 
 const char *sched_letters(void)

@@ -46,8 +46,6 @@ void sched_await_event(int fd);
 /* The running thread's letter, and its number: dense, from 0. */
 char sched_letter(void);
 unsigned sched_number(void);
-/* Did the running thread leave its last read section, as far as liburcu knows? */
-bool sched_in_section(void);
 
 /* All the thread letters by number, for schedules. */
 const char *sched_letters(void);

@@ -252,8 +252,10 @@ const struct script script_find_map = {
 
 /* -------------------------------------------------- a refused block that a listener has pinned */
 
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
 void __real_gr__mem_undo(struct gr__mem *mem);
 void __wrap_gr__mem_undo(struct gr__mem *mem);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static struct gr_pin pin;
 static int pinned;

@@ -6,10 +6,12 @@
 #include "world.h"
 #include <urcu/compiler.h>
 
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
 int __real_gr__mem_resize(struct gr__mem *mem, uint64_t length);
 int __wrap_gr__mem_resize(struct gr__mem *mem, uint64_t length);
 int __real_gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length);
 int __wrap_gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static struct gr_block *block; /* two pages, the second is the tail */
 static unsigned holders;       /* bits of threads that may touch the tail */

@@ -16,6 +16,7 @@
 
 #define EVENTS 1024
 
+/* The names are the linker's. NOLINTBEGIN(bugprone-reserved-identifier) */
 int __real_pthread_mutex_lock(pthread_mutex_t *mutex);
 int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
 int __real_pthread_mutex_destroy(pthread_mutex_t *mutex);
@@ -49,6 +50,7 @@ void __wrap_gr__event_clear(int fd);
 void __wrap_gr__event_wait(int fd);
 int __wrap_gr__thread_start(void (*run)(void *arg), void *arg, const char *name, pthread_t *thread);
 void __wrap_gr__thread_join(pthread_t thread);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 /* --------------------------------------------------------------------------------------- locks */
 

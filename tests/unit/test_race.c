@@ -221,6 +221,47 @@ static void test_what_a_cursor_remembers_late_is_not_followed_later(void **unuse
 	gr_read_end();
 }
 
+/* ------------------------------------------------------------------ a pin against a resize */
+
+static struct gr_block *dimm;
+static int resize_rc;
+
+static void *pin_tail(void *unused)
+{
+	pin_rc = gr_block_pin(dimm, 3 * PAGE, PAGE, RW, &pin);
+	return NULL;
+}
+
+static void *shrink(void *unused)
+{
+	resize_rc = gr_block_resize(dimm, PAGE);
+	return NULL;
+}
+
+/* The resize saw no pin when it began; the pin saw the old length. */
+static void test_a_pin_that_comes_while_the_block_shrinks_stops_it(void **unused)
+{
+	pthread_t pinner, resizer;
+
+	dimm = new_anon(ram, "dimm", 4 * PAGE, 0);
+	arm("pin.block");
+	pinner = thread_start(pin_tail, NULL);
+	assert_true(gate_wait(&arrived));
+	resizer = thread_start(shrink, NULL);
+	assert_true(wait_until(info_of(dimm).length ==
+			       PAGE)); /* published; now it waits for the section */
+	gate_open(&go_on);
+	thread_join(pinner);
+	thread_join(resizer);
+	assert_int_equal(pin_rc, 0);
+	assert_int_equal(resize_rc, -EBUSY);
+	assert_int_equal(info_of(dimm).length, 4 * PAGE);
+	memset(pin.host, 0x55, PAGE);
+	gr_unpin(&pin);
+	assert_ok(gr_block_resize(dimm, PAGE));
+	assert_ok(gr_block_delete(dimm));
+}
+
 /* ---------------------------------------------------------------------------- publication */
 
 static void *unmap_all(void *unused)
@@ -261,6 +302,7 @@ int main(void)
 		each(test_the_last_pin_may_leave_at_any_step_of_reclaim),
 		each(test_a_deletion_during_a_grace_period_waits_for_the_next),
 		each(test_what_a_cursor_remembers_late_is_not_followed_later),
+		each(test_a_pin_that_comes_while_the_block_shrinks_stops_it),
 		each(test_readers_see_the_old_view_before_and_the_new_one_after),
 	};
 

@@ -235,6 +235,7 @@ static void test_drain_waits_only_for_what_was_deleted_before(void **unused)
 	struct reader reader = {0};
 	struct gr_pin pin;
 	pthread_t drainer;
+	int64_t begin;
 
 	gate_init(&drain.begins);
 	assert_ok(gr_space_map(space, 0, first, 0, PAGE, RW));
@@ -246,9 +247,11 @@ static void test_drain_waits_only_for_what_was_deleted_before(void **unused)
 	assert_true(gate_wait(&drain.begins));
 	sleep_us(2 * PAUSE_US); /* until it waits */
 	assert_ok(gr_block_delete(second));
+	begin = now_ms();
 	reader_end(&reader);
 	thread_join(drainer);
 	assert_int_equal(drain.rc, 0);
+	assert_true(now_ms() - begin < LONG_MS / 4); /* it was woken, and did not look at the end */
 	assert_int_equal(get(&released), 1);
 	assert_int_equal(gr_ram_drain(ram, 20), -ETIMEDOUT); /* now it is */
 	gr_unpin(&pin);

@@ -84,6 +84,14 @@ static void handle(void *context, void *worker_context, struct gr_vhost_request 
 		invert(requests[i]);
 }
 
+/* Requests that come from now on wait for give_back(). */
+static void hold_requests(void)
+{
+	pthread_mutex_lock(&device.lock);
+	device.hold = true;
+	pthread_mutex_unlock(&device.lock);
+}
+
 /* Give back all that is held, newest first, on this thread. */
 static void give_back(void)
 {
@@ -251,7 +259,7 @@ static void completed_elsewhere_out_of_order(void **state)
 	struct gr_vhost_stats stats;
 
 	assert_int_equal(fe_start(&fe, 4, 64, ~UINT64_C(0)), 0);
-	device.hold = true;
+	hold_requests();
 	for (unsigned round = 0; round < 50; round++) {
 		uint32_t written = 0;
 
@@ -293,7 +301,7 @@ static void p17_removed_memory_stays_for_requests_in_flight(void **state)
 	memset(mem, 0x33, 16);
 	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
 	assert_int_equal(fe_add_region(&fe, &region, fd), 0);
-	device.hold = true;
+	hold_requests();
 	assert_int_equal(fe_submit(&fe.queues[0], bufs, 2, 0), 0);
 	fe_kick(&fe.queues[0]);
 	wait_held(1);
@@ -325,7 +333,7 @@ static void q2_held_ranges_take_no_new_requests(void **state)
 	uint8_t *mem[2];
 
 	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
-	device.hold = true;
+	hold_requests();
 	for (unsigned i = 0; i < 2; i++) {
 		fds[i] = memfd_create("front-end", MFD_CLOEXEC);
 		assert_int_equal(ftruncate(fds[i], 1 << 20), 0);
@@ -394,7 +402,7 @@ static void stop_waits_for_requests_in_flight(void **state)
 	pthread_t thread;
 
 	assert_int_equal(fe_start(&fe, 2, 64, ~UINT64_C(0)), 0);
-	device.hold = true;
+	hold_requests();
 	for (unsigned i = 0; i < 5; i++)
 		assert_int_equal(submit(&fe.queues[0], i), 0);
 	fe_kick(&fe.queues[0]);
@@ -412,7 +420,7 @@ static void a_full_ring_waits(void **state)
 	unsigned done = 0;
 
 	assert_int_equal(fe_start(&fe, 1, 16, ~UINT64_C(0)), 0);
-	device.hold = true;
+	hold_requests();
 	for (unsigned i = 0; i < 16; i++)
 		assert_int_equal(submit(&fe.queues[0], i), 0);
 	assert_int_equal(submit(&fe.queues[0], 16), -ENOSPC);

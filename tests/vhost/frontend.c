@@ -329,6 +329,13 @@ static int set_fd(struct fe *fe, uint32_t request, unsigned index, int fd)
 	return tell(fe, request, &value, sizeof(value), &fd, 1);
 }
 
+/* Atomically, since a test may have a thread that scribbles on its rings all the time. */
+static void clear(void *ring, size_t size)
+{
+	for (size_t i = 0; i < size; i += 2)
+		__atomic_store_n((uint16_t *)ring + i / 2, 0, __ATOMIC_RELAXED);
+}
+
 int fe_queue_setup(struct fe_queue *q, uint16_t base)
 {
 	struct fe *fe = q->fe;
@@ -342,11 +349,11 @@ int fe_queue_setup(struct fe_queue *q, uint16_t base)
 	int rc;
 
 	if (!base) {
-		memset(q->desc, 0, sizeof(*q->desc) * q->num);
-		memset(q->avail, 0, 6 + 2 * (size_t)q->num);
-		memset(q->used, 0, 6 + 8 * (size_t)q->num);
+		clear(q->desc, sizeof(*q->desc) * q->num);
+		clear(q->avail, 6 + 2 * (size_t)q->num);
+		clear(q->used, 6 + 8 * (size_t)q->num);
 		for (unsigned i = 0; i < q->num; i++)
-			q->desc[i].next = (uint16_t)(i + 1);
+			__atomic_store_n(&q->desc[i].next, (uint16_t)(i + 1), __ATOMIC_RELAXED);
 		memset(q->chain_length, 0, sizeof(*q->chain_length) * q->num);
 		q->free_head = 0;
 		q->free_count = (uint16_t)q->num;

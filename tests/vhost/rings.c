@@ -408,6 +408,17 @@ static void q2_rings_that_move(void **state)
 
 /* ------------------------------------------------------------------------------------- noise */
 
+/* Two words, as a device reads it, so that a write flag comes with no other's address. */
+static void put_desc(struct vring_desc *to, const struct vring_desc *desc)
+{
+	uint64_t words[2];
+
+	memcpy(words, desc, sizeof(words));
+	__atomic_store_n((uint64_t *)to + 1, 0, __ATOMIC_RELAXED);
+	__atomic_store_n((uint64_t *)to, words[0], __ATOMIC_RELEASE);
+	__atomic_store_n((uint64_t *)to + 1, words[1], __ATOMIC_RELEASE);
+}
+
 /* A guest that rewrites its rings at random while the device reads them. */
 static void *scribble(void *arg)
 {
@@ -429,11 +440,11 @@ static void *scribble(void *arg)
 		/* never a write of the device into the other queue's ring or its own */
 		if (desc.flags & WRITE)
 			desc.addr |= UINT64_C(12) << 20;
-		memcpy(&q->desc[at], &desc, sizeof(desc));
-		q->avail->ring[at] = (uint16_t)(rand_r(&seed) % NUM);
+		put_desc(&q->desc[at], &desc);
+		__atomic_store_n(&q->avail->ring[at], (uint16_t)(rand_r(&seed) % NUM),
+				 __ATOMIC_RELAXED);
 		if (rand_r(&seed) % 4 == 0) {
-			__atomic_store_n(&q->avail->idx, (uint16_t)(q->avail->idx + 1),
-					 __ATOMIC_RELEASE);
+			__atomic_fetch_add(&q->avail->idx, 1, __ATOMIC_RELEASE);
 			if (write(q->kick, &one, sizeof(one)) < 0)
 				break;
 		}
