@@ -39,7 +39,7 @@ models:
 	@scripts/run-models
 
 fuzz:
-	@scripts/install-deps fuzz
+	@scripts/install-deps
 	@scripts/run-fuzz --seconds $(or $(SECONDS),30)
 
 interleave:

@@ -261,6 +261,14 @@ static void compare_request(const struct gr_vhost_request *request, unsigned hea
 	}
 }
 
+static uint16_t used_idx(void)
+{
+	uint16_t idx;
+
+	memcpy(&idx, guest.memory + guest.used + 2, sizeof(idx));
+	return idx;
+}
+
 void guest_note_request(const struct gr_vhost_request *request)
 {
 	const struct gr__slot *slot = (const struct gr__slot *)request; /* its first member */
@@ -283,7 +291,9 @@ void guest_note_request(const struct gr_vhost_request *request)
 	if (in > guest.room[slot->head])
 		guest.room[slot->head] = in;
 	guest.outstanding++;
-	FUZZ_CHECK(guest.outstanding <= guest.num || guest.self_damage);
+	/* what it has published since our last look, it does not have any more */
+	FUZZ_CHECK(guest.outstanding - (uint16_t)(used_idx() - guest.seen_used) <= guest.num ||
+		   guest.self_damage);
 }
 
 void guest_leave_ring(void)
@@ -292,14 +302,6 @@ void guest_leave_ring(void)
 		guest.pieces_lost = true;
 	else
 		guest.pieces[guest.piece_count++] = (struct piece){guest.used, used_size()};
-}
-
-static uint16_t used_idx(void)
-{
-	uint16_t idx;
-
-	memcpy(&idx, guest.memory + guest.used + 2, sizeof(idx));
-	return idx;
 }
 
 void guest_restart(void)
