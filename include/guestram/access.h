@@ -17,6 +17,7 @@
 #define GUESTRAM_ACCESS_H
 
 #include <guestram/fast.h>
+#include <guestram/mark.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -68,10 +69,12 @@ static inline int gr_store(struct gr_space *space, uint64_t addr, const void *bu
 
 	gr_read_begin();
 	host = gr_host(space, addr, length, 2u /* GR_WRITE */);
-	if (gr_likely(host != NULL))
+	if (gr_likely(host != NULL)) {
 		memcpy(host, buf, length);
-	else
+		gr_mark_host(host, length);
+	} else {
 		rc = gr__store_slow(space, addr, buf, length);
+	}
 	gr_read_end();
 	return rc;
 }
@@ -83,10 +86,12 @@ static inline int gr_fill(struct gr_space *space, uint64_t addr, int byte, uint6
 
 	gr_read_begin();
 	host = gr_host(space, addr, length, 2u /* GR_WRITE */);
-	if (gr_likely(host != NULL))
+	if (gr_likely(host != NULL)) {
 		memset(host, byte, length);
-	else
+		gr_mark_host(host, length);
+	} else {
 		rc = gr__fill_slow(space, addr, byte, length);
+	}
 	gr_read_end();
 	return rc;
 }
@@ -146,10 +151,12 @@ GR_API int gr_cmpxchg_u64(struct gr_space *space, uint64_t addr, uint64_t *expec
                                                                                                    \
 		gr_read_begin();                                                                   \
 		host = gr_host(space, addr, sizeof(raw), 2u /* GR_WRITE */);                       \
-		if (gr_likely(host && !((uintptr_t)host & (sizeof(raw) - 1))))                     \
+		if (gr_likely(host && !((uintptr_t)host & (sizeof(raw) - 1)))) {                   \
 			__atomic_store_n((uint##bits##_t *)host, raw, __ATOMIC_RELAXED);           \
-		else                                                                               \
+			gr_mark_host(host, sizeof(raw));                                           \
+		} else {                                                                           \
 			rc = gr_store(space, addr, &raw, sizeof(raw));                             \
+		}                                                                                  \
 		gr_read_end();                                                                     \
 		return rc;                                                                         \
 	}

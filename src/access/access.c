@@ -32,6 +32,7 @@ static int store_piece(void *context, const struct gr__piece *piece, int index)
 	struct mover *mover = context;
 
 	memcpy(gr__piece_host(piece), mover->from, piece->length);
+	gr_mark_host(gr__piece_host(piece), piece->length);
 	mover->from = (const char *)mover->from + piece->length;
 	return 0;
 }
@@ -39,6 +40,7 @@ static int store_piece(void *context, const struct gr__piece *piece, int index)
 static int fill_piece(void *context, const struct gr__piece *piece, int index)
 {
 	memset(gr__piece_host(piece), ((struct mover *)context)->byte, piece->length);
+	gr_mark_host(gr__piece_host(piece), piece->length);
 	return 0;
 }
 
@@ -114,6 +116,8 @@ int gr_cmpxchg_u32(struct gr_space *space, uint64_t addr, uint32_t *expected, ui
 	if (!rc)
 		rc = __atomic_compare_exchange_n((uint32_t *)host, expected, desired, 0,
 						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	if (rc > 0)
+		gr_mark_host(host, sizeof(desired));
 	gr_read_end();
 	return rc;
 }
@@ -128,6 +132,8 @@ int gr_cmpxchg_u64(struct gr_space *space, uint64_t addr, uint64_t *expected, ui
 	if (!rc)
 		rc = __atomic_compare_exchange_n((uint64_t *)host, expected, desired, 0,
 						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	if (rc > 0)
+		gr_mark_host(host, sizeof(desired));
 	gr_read_end();
 	return rc;
 }

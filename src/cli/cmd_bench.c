@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `guestram bench lookup|update|access|reclaim`: options and exit code; the measuring is in bench/.
+ * `guestram bench lookup|update|access|reclaim|dirty`: options and exit code; the measuring is in
+ * bench/.
  */
 #include "bench.h"
 #include "cli.h"
@@ -16,6 +17,7 @@ static const struct {
 	{"update", "map and unmap among many, endless plugging, memory of the index", bench_update},
 	{"access", "loads, stores and copies by guest address", bench_access},
 	{"reclaim", "from the last reader's leave to the release of memory", bench_reclaim},
+	{"dirty", "marks, and harvests of what changed", bench_dirty},
 };
 
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]), KEY_JSON = 256, KEY_QUICK };
@@ -43,7 +45,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!options->which)
-			cli_usage(state, "which benchmark? lookup, update, access or reclaim");
+			cli_usage(state,
+				  "which benchmark? lookup, update, access, reclaim or dirty");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -61,7 +64,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim",
+		"lookup|update|access|reclaim|dirty",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "os/alloc.h"
+#include "ram/marks.h"
 #include "ram/ram.h"
 #include <errno.h>
 #include <string.h>
@@ -101,6 +102,8 @@ int gr_block_discard(struct gr_block *block, uint64_t offset, uint64_t length)
 		return rc;
 	if (length)
 		rc = gr__mem_discard(&block->mem, offset, length);
+	if (length && !rc)
+		gr__mark_block(block, offset, length); /* it reads otherwise now */
 	pthread_mutex_lock(&ram->lock);
 	block->users--;
 	pthread_mutex_unlock(&ram->lock);

@@ -91,6 +91,10 @@ struct gr_ram {
 
 	struct cds_list_head listeners; /* wr: lock: by rising priority */
 
+	unsigned holders; /* wr: lock: what must be closed before the RAM */
+	void *dirty;	  /* wr: lock, once: of the layer above, which says how it ends */
+	void (*dirty_free)(void *dirty);
+
 	struct gr__garbage *garbage;  /* wr: lock */
 	uint64_t garbage_bytes;	      /* wr: lock */
 	unsigned garbage_count;	      /* wr: lock */

@@ -8,6 +8,7 @@
 #include "base/range.h"
 #include "ram/directory.h"
 #include "ram/listener.h"
+#include "ram/marks.h"
 #include "ram/reclaim.h"
 #include "space/change.h"
 #include <errno.h>
@@ -195,6 +196,7 @@ static int grow(struct gr_block *block, uint64_t length)
 
 	if (rc < 0)
 		return rc;
+	gr__mark_block(block, before, length - before);
 	rc = show_length(block, length);
 	if (rc < 0 && gr__mem_resize(&block->mem, before) < 0)
 		gr__ram_log(block->ram, GR_LOG_WARNING, "block %s: its memory stays grown: %s",

@@ -120,6 +120,8 @@ void gr_unpin(struct gr_pin *pin)
 {
 	struct gr_block *block = pin->block;
 
+	if (pin->access & GR_WRITE)
+		gr_mark_host(pin->host, pin->length); /* whatever was written under it */
 	pin->host = NULL;
 	pin->block = NULL;
 	gr__block_put(block);

@@ -24,6 +24,9 @@ static int check_idle(struct gr_ram *ram)
 		return gr__fail(-EBUSY, "RAM close: another thread is closing it");
 	if (pins)
 		return gr__fail(-EBUSY, "RAM close: %llu pins are held", (unsigned long long)pins);
+	if (ram->holders)
+		return gr__fail(-EBUSY, "RAM close: %u dirty clients or sources are open",
+				ram->holders);
 	if (ram->changes || !cds_list_empty(&ram->reserved))
 		return gr__fail(-EBUSY, "RAM close: another thread is changing it");
 	cds_list_for_each_entry (space, &ram->spaces, node)
@@ -110,6 +113,8 @@ int gr_ram_close(struct gr_ram *ram)
 		free_space(space);
 	cds_list_for_each_entry_safe (listener, next_listener, &ram->listeners, node)
 		gr__free(listener);
+	if (ram->dirty)
+		ram->dirty_free(ram->dirty);
 	gr__directory_free(empty);
 	gr__offsets_fini(&ram->offsets);
 	pthread_cond_destroy(&ram->reclaimed);
