@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The calls on a machine's descriptor. What younger kernels know is declared here, so that the
+ * library built with older headers can use it.
+ *
+ * Threads: no state; any number at once.
+ */
+#include "kvm/kvm.h"
+#include "os/hooks.h"
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+/* struct kvm_userspace_memory_region2 and struct kvm_create_guest_memfd of Linux 6.8 */
+struct wire_region2 {
+	uint32_t slot, flags;
+	uint64_t guest_phys_addr, memory_size, userspace_addr;
+	uint64_t guest_memfd_offset;
+	uint32_t guest_memfd, pad1;
+	uint64_t pad2[14];
+};
+
+struct wire_guest_memfd {
+	uint64_t size, flags;
+	uint64_t reserved[6];
+};
+
+_Static_assert(sizeof(struct wire_region2) == 160, "as the kernel has it");
+_Static_assert(sizeof(struct wire_guest_memfd) == 64, "as the kernel has it");
+
+#define SET_REGION2 _IOW(KVMIO, 0x49, struct wire_region2)
+#define CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, struct wire_guest_memfd)
+#define WITH_GUEST_MEMFD (1u << 2) /* KVM_MEM_GUEST_MEMFD */
+
+static int call(int fd, unsigned long request, void *arg)
+{
+	int rc;
+
+	do
+		rc = ioctl(fd, request, arg);
+	while (rc < 0 && errno == EINTR);
+	return rc < 0 ? -errno : rc;
+}
+
+int gr__kvm_check(int vm_fd, unsigned capability)
+{
+	int error = GR_FAULT("kvm.check");
+	int rc;
+
+	if (error)
+		return -error;
+	rc = ioctl(vm_fd, KVM_CHECK_EXTENSION, (unsigned long)capability);
+	return rc < 0 ? -errno : rc;
+}
+
+int gr__kvm_set_region(int vm_fd, const struct gr__kvm_region *region)
+{
+	struct kvm_userspace_memory_region plain = {
+		.slot = region->number,
+		.flags = region->flags,
+		.guest_phys_addr = region->addr,
+		.memory_size = region->size,
+		.userspace_addr = (uintptr_t)region->host,
+	};
+	struct wire_region2 more = {
+		.slot = region->number,
+		.flags = region->flags,
+		.guest_phys_addr = region->addr,
+		.memory_size = region->size,
+		.userspace_addr = (uintptr_t)region->host,
+		.guest_memfd_offset = region->guest_memfd_offset,
+		.guest_memfd = (uint32_t)region->guest_memfd,
+	};
+	int error = 0;
+
+	if (region->size)
+		error = GR_FAULT("kvm.set");
+	else
+		error = GR_FAULT("kvm.delete");
+	if (error)
+		return -error;
+	if (region->flags & WITH_GUEST_MEMFD)
+		return call(vm_fd, SET_REGION2, &more);
+	return call(vm_fd, KVM_SET_USER_MEMORY_REGION, &plain);
+}
+
+int gr__kvm_guest_memfd(int vm_fd, uint64_t size, uint64_t flags)
+{
+	struct wire_guest_memfd create = {.size = size, .flags = flags};
+	int error = GR_FAULT("kvm.guest_memfd");
+
+	return error ? -error : call(vm_fd, CREATE_GUEST_MEMFD, &create);
+}
