@@ -2,7 +2,8 @@
 BUILD ?= build
 PROGRAM = $(BUILD)/src/cli/guestram
 
-.PHONY: build run check bench models interleave fuzz mutants install fresh format help
+.PHONY: build run check bench models interleave fuzz mutants asan tsan memcheck \
+	analyse coverage cross faults soak install fresh format help
 .DEFAULT_GOAL := build
 
 build: $(BUILD)/build.ninja
@@ -17,7 +18,7 @@ run:
 	@demo/run
 
 check:
-	@scripts/install-deps
+	@scripts/install-deps cross
 	@scripts/check
 
 bench: build
@@ -46,9 +47,41 @@ interleave:
 	@scripts/install-deps
 	@scripts/run-interleave
 
+faults:
+	@scripts/install-deps
+	@scripts/run-faults
+
+soak:
+	@scripts/install-deps
+	@scripts/run-soak --minutes $(or $(MINUTES),10)
+
 mutants:
 	@scripts/install-deps
 	@scripts/mutants
+
+asan:
+	@scripts/install-deps
+	@scripts/run-sanitized asan
+
+tsan:
+	@scripts/install-deps
+	@scripts/run-sanitized tsan
+
+memcheck:
+	@scripts/install-deps
+	@scripts/run-sanitized memcheck
+
+analyse:
+	@scripts/install-deps
+	@scripts/analyse
+
+cross:
+	@scripts/install-deps cross
+	@scripts/run-cross
+
+coverage:
+	@scripts/install-deps coverage
+	@scripts/coverage
 
 help:
 	@echo "make          build the library, the program, tests and examples in $(BUILD)/"
@@ -58,7 +91,13 @@ help:
 	@echo "make models   check the models of the design with spin, and that it refutes their mutants"
 	@echo "make fuzz     each fuzzer for 30 seconds, or SECONDS=n, with sanitizers"
 	@echo "make interleave  every schedule of scripts of threads, up to 3 preemptions (minutes)"
+	@echo "make faults   every system call and allocation of every public function fails (a minute or two)"
+	@echo "make soak     torture, served disks, plugging and faults together for 10 minutes, or MINUTES=n"
 	@echo "make mutants  break the code in 200 small ways, and show that a test sees each (half an hour)"
+	@echo "make asan     all tests with AddressSanitizer, LeakSanitizer, UBSan; make tsan: ThreadSanitizer"
+	@echo "make memcheck unit tests under valgrind; make analyse: gcc's and clang's static analysers"
+	@echo "make coverage lines and branches that the tests run (goal: 90% of lines)"
+	@echo "make cross    build and test for aarch64 and riscv64, emulated; 32-bit is refused (minutes)"
 	@echo "make install  install to the prefix that meson was set up with (DESTDIR=... works)"
 	@echo "make fresh    make check and make run in a new Debian 12 root (needs root)"
 	@echo "make format   clang-format all C files"

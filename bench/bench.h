@@ -39,7 +39,9 @@ int bench_lookup(struct bench *bench);
 int bench_update(struct bench *bench);
 int bench_access(struct bench *bench);
 int bench_reclaim(struct bench *bench);
+int bench_change(struct bench *bench);
 int bench_dirty(struct bench *bench);
+int bench_window(struct bench *bench);
 
 int bench_init(struct bench *bench, const char *name, bool quick);
 void bench_fini(struct bench *bench);

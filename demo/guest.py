@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest: QEMU with a vhost-user disk, its DIMMs, and the line to the worker inside."""
+"""The guest: QEMU with a vhost-user disk, its DIMMs and virtio-mem, and its worker's line."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from process import Failure, Process, listens, until
 from qmp import Qmp, QmpError
 
 BASE_MIB = 256
+VMEM_MIB = 512      # the most that virtio-mem can give
 
 
 class Guest:
@@ -24,9 +25,10 @@ class Guest:
         self._task = asyncio.ensure_future(self._read(reader))
 
     @classmethod
-    async def start(cls, kernel, disk_socket, folder):
-        def path(name):
-            return os.path.join(folder, name)
+    async def start(cls, kernel, disk_socket, folder, name="", more=(), chardev=""):
+        """`name` goes before the names of its files, `more` after QEMU's options."""
+        def path(file):
+            return os.path.join(folder, name + file)
 
         command = [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
@@ -36,11 +38,14 @@ class Guest:
             "-kernel", f"{kernel}/vmlinuz", "-initrd", f"{kernel}/initramfs",
             "-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on "
             "memhp_default_state=online_movable",
-            "-chardev", f"socket,id=disk,path={disk_socket}",
+            "-chardev", f"socket,id=disk,path={disk_socket}{chardev}",
             "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2",
+            "-object", f"memory-backend-memfd,id=vmem,size={VMEM_MIB}M,share=on,reserve=off",
+            "-device", "virtio-mem-pci,id=vmem0,memdev=vmem,requested-size=0",
             "-serial", f"file:{path('console.log')}",
             "-serial", f"unix:{path('worker.sock')},server=on,wait=off",
-            "-qmp", f"unix:{path('qmp.sock')},server=on,wait=off"]
+            "-qmp", f"unix:{path('qmp.sock')},server=on,wait=off",
+            *more]
         process = await Process.start("QEMU", command, path("qemu.log"))
         try:
             await until("QEMU listens", 10, lambda: listens(path("qmp.sock"), path("worker.sock")),
@@ -57,7 +62,7 @@ class Guest:
             while line := await reader.readline():
                 word, *rest = line.decode(errors="replace").split() or [""]
                 values = dict(pair.split("=", 1) for pair in rest if "=" in pair)
-                if word in ("ready", "stat", "watching", "freed", "done"):
+                if word in ("ready", "stat", "watching", "keeping", "freed", "done"):
                     self.figures = {key: int(value) for key, value in values.items()}
                 if word in ("bad", "error"):
                     self.complaints.append(line.decode(errors="replace").strip())
@@ -133,6 +138,34 @@ class Guest:
                 return False
         await until(f"QEMU gives up m{number}", 5, delete, self.process)
         return refusals
+
+    async def vmem(self):
+        """Of virtio-mem: first guest-physical address, and bytes that the guest has plugged."""
+        for device in await self.qmp.run("query-memory-devices"):
+            if device["data"].get("id") == "vmem0":
+                return device["data"]["memaddr"], device["data"]["size"]
+        raise Failure("QEMU does not list its virtio-mem device")
+
+    async def request(self, size, timeout):
+        """Ask the guest to have this much of virtio-mem, and wait until it has."""
+        await self.qmp.run("qom-set", path="/machine/peripheral/vmem0", property="requested-size",
+                           value=size)
+
+        async def done():
+            return (await self.vmem())[1] == size
+        await until(f"the guest has {size >> 20} MiB of virtio-mem", timeout, done, self.process)
+
+    def allocated(self, inode):
+        """Bytes that a shared memory of QEMU really has."""
+        folder = f"/proc/{self.process.pid}/fd"
+        for name in os.listdir(folder):
+            try:
+                stat = os.stat(f"{folder}/{name}")
+            except OSError:
+                continue
+            if stat.st_ino == inode and os.readlink(f"{folder}/{name}").startswith("/memfd:"):
+                return stat.st_blocks * 512
+        raise Failure(f"QEMU has no shared memory with inode {inode}")
 
     async def stop(self):
         """The worker checks the whole disk, then the guest powers off; QEMU's exit status."""

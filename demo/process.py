@@ -98,8 +98,9 @@ class Backend:
         self._status_socket = status_socket
 
     @classmethod
-    async def start(cls, program, image, folder):
-        disk = os.path.join(folder, "disk.sock")
+    async def start(cls, program, image, folder, name=""):
+        """`name` goes before the names of its files."""
+        disk = os.path.join(folder, f"{name}disk.sock")
         status = None
         if os.path.basename(program) == "qemu-storage-daemon":
             command = [program, "--blockdev", f"driver=file,filename={image},node-name=file",
@@ -107,11 +108,11 @@ class Backend:
                        f"vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={disk},"
                        "num-queues=2,writable=on"]
         else:
-            status = os.path.join(folder, "status.sock")
+            status = os.path.join(folder, f"{name}status.sock")
             command = [program, "serve", "blk", "--socket", disk, "--file", image, "--queues", "2",
-                       "--status-socket", status]
+                       "--status", status]
         process = await Process.start(os.path.basename(program), command,
-                                      os.path.join(folder, "backend.log"))
+                                      os.path.join(folder, f"{name}backend.log"))
         backend = cls(process, status)
         backend.socket = disk
         await until(f"{process.name} listens on its sockets", 10,
@@ -128,8 +129,9 @@ class Backend:
                 reader, writer = await asyncio.open_unix_connection(self._status_socket)
                 text = await reader.read()
                 writer.close()
-            return json.loads(text)
-        except (OSError, ValueError, TimeoutError) as error:
+            document = json.loads(text)
+            return {**document["members"]["blk"], "ram": document["rams"][0]["stats"]}
+        except (OSError, ValueError, KeyError, TimeoutError) as error:
             self.process.check()
             raise Failure(f"status of {self.process.name}: {error or type(error).__name__}") \
                 from error

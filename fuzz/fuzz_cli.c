@@ -17,6 +17,7 @@
 #include "blk.h"
 #include "cli.h"
 #include "fuzz.h"
+#include "live.h"
 #include "torture.h"
 #include <errno.h>
 #include <setjmp.h>
@@ -32,6 +33,7 @@ void fuzz_state_help(const struct argp_state *state, FILE *stream, unsigned flag
 int fuzz_blk_open(struct blk *blk, const char *path, const char **what);
 int fuzz_world_open(const struct torture_options *options, struct world **world);
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
+int fuzz_live_fetch(const char *target, struct live *live);
 
 static jmp_buf out;
 static int exit_code;
@@ -75,6 +77,14 @@ int fuzz_world_open(const struct torture_options *options, struct world **world)
 	FUZZ_CHECK(!options->baseline || !strcmp(options->baseline, "shared-mru"));
 	accepted = true;
 	return -ENOMEM;
+}
+
+int fuzz_live_fetch(const char *target, struct live *live)
+{
+	(void)live;
+	FUZZ_CHECK(target);
+	accepted = true;
+	return cli_fail(0, "not fetched here");
 }
 
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick)
@@ -222,6 +232,16 @@ static const char *const words[] = {
 	"%s%n%s",
 	"=",
 	"--usage",
+	"map",
+	"top",
+	"dump",
+	"--svg",
+	"--interval",
+	"--count",
+	"--out",
+	"--machine",
+	"--no-vaddr",
+	"--status",
 };
 
 /* Arguments into @args; returns how many. */

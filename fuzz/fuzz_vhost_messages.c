@@ -87,6 +87,11 @@ static void handle(void *context, void *worker, struct gr_vhost_request *const *
 									       : sizeof(bytes));
 		while (!rc && request->out_length && request->out_length < 4096);
 		rc = gr_vhost_push(request, bytes, length < sizeof(bytes) ? length : sizeof(bytes));
+		if (request->in_count) /* the last byte, which is written by other means */
+			gr_vhost_wrote(request,
+				       (char *)request->in[request->in_count - 1].iov_base +
+					       request->in[request->in_count - 1].iov_len - 1,
+				       1);
 		gr_vhost_complete(request, rc ? 0 : length);
 	}
 }
@@ -197,9 +202,10 @@ static struct wire_vring_addr make_addr(struct peer *peer)
 static uint64_t make_features(struct peer *peer, bool protocol)
 {
 	uint64_t all = protocol ? WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG |
-					  WIRE_P_RESET_DEVICE | WIRE_P_CONFIGURE_MEM_SLOTS
+					  WIRE_P_RESET_DEVICE | WIRE_P_CONFIGURE_MEM_SLOTS |
+					  WIRE_P_LOG_SHMFD | WIRE_P_INFLIGHT_SHMFD
 				: 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
-					  WIRE_F_PROTOCOL_FEATURES;
+					  WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL;
 	uint8_t how = fuzz_u8(&peer->in);
 
 	switch (how & 3) {
@@ -276,6 +282,28 @@ static void make_plan(struct peer *peer, uint32_t request, struct plan *plan)
 			plan->fd_count = open_fds(peer, plan->fds, 1,
 						  value & 8 ? fuzz_u8(&peer->in) | 0x80
 							    : 7 | (value & 3) << 4);
+		return;
+	case WIRE_SET_LOG_BASE:
+		value = fuzz_u8(&peer->in);
+		p->log.size = value & 0x40 ? 16 : value & 0x3f; /* 16 reach all low slots */
+		p->log.offset = (value & 0x80) * 33u;
+		plan->size = sizeof(p->log);
+		plan->fd_count = open_fds(peer, plan->fds, 1, fuzz_u8(&peer->in));
+		return;
+	case WIRE_SET_LOG_FD:
+		plan->fd_count = open_fds(peer, plan->fds, 1, fuzz_u8(&peer->in));
+		return;
+	case WIRE_GET_INFLIGHT_FD:
+	case WIRE_SET_INFLIGHT_FD:
+		value = fuzz_u8(&peer->in);
+		p->inflight.queues = 1 + (value & 3);
+		p->inflight.queue_size = (uint16_t)(1u << (value >> 2 & 15));
+		p->inflight.size =
+			p->inflight.queues * gr__inflight_queue_size(p->inflight.queue_size);
+		p->inflight.offset = value & 0x40 ? SLOT : 0;
+		plan->size = value & 0x80 ? WIRE_INFLIGHT_SHORT : sizeof(p->inflight);
+		if (request == WIRE_SET_INFLIGHT_FD)
+			plan->fd_count = open_fds(peer, plan->fds, 1, fuzz_u8(&peer->in));
 		return;
 	case WIRE_GET_CONFIG:
 	case WIRE_SET_CONFIG:
@@ -376,6 +404,14 @@ static void check_accepted(const struct plan *plan, uint32_t request)
 	case WIRE_SET_VRING_ERR:
 		FUZZ_CHECK((p->u64 & 0xff) < peer_queues && p->u64 < 512);
 		FUZZ_CHECK(plan->fd_count == !(p->u64 & WIRE_VRING_NO_FD));
+		return;
+	case WIRE_SET_LOG_BASE:
+		FUZZ_CHECK(plan->fd_count == 1 && p->log.size);
+		FUZZ_CHECK(p->log.offset <= UINT64_MAX - p->log.size);
+		return;
+	case WIRE_SET_INFLIGHT_FD:
+		FUZZ_CHECK(plan->fd_count == 1 && p->inflight.queue_size <= 256);
+		FUZZ_CHECK(p->inflight.queues && p->inflight.queues <= peer_queues);
 		return;
 	case WIRE_SET_CONFIG:
 		FUZZ_CHECK(p->config.offset + (uint64_t)p->config.size <= sizeof(config));
@@ -534,7 +570,8 @@ static void set_up(struct peer *peer, uint8_t how)
 		front_must_u64(&peer->front, WIRE_SET_FEATURES, features);
 		front_must_u64(&peer->front, WIRE_SET_PROTOCOL_FEATURES,
 			       WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_RESET_DEVICE |
-				       WIRE_P_CONFIGURE_MEM_SLOTS);
+				       WIRE_P_CONFIGURE_MEM_SLOTS | WIRE_P_LOG_SHMFD |
+				       WIRE_P_INFLIGHT_SHMFD);
 	}
 	if (!(how & 2))
 		return;
@@ -565,6 +602,8 @@ static void one_step(struct peer *peer)
 {
 	static const uint32_t requests[] = {1,	2,  3,	4,  5,	8,  9,	10, 11, 12, 13,
 					    14, 15, 16, 17, 18, 24, 25, 34, 36, 37, 38};
+	static const uint32_t shared[] = {WIRE_SET_LOG_BASE, WIRE_SET_LOG_FD, WIRE_GET_INFLIGHT_FD,
+					  WIRE_SET_INFLIGHT_FD};
 	uint8_t code = fuzz_u8(&peer->in), what = code & 31;
 	bool at_once = !(code & 0x40);
 
@@ -586,6 +625,8 @@ static void one_step(struct peer *peer)
 		step_kick(peer);
 	else if (what == 30)
 		front_hang_up(&peer->front);
+	else
+		step_message(peer, shared[fuzz_u8(&peer->in) & 3], at_once);
 	peer->queued = !at_once;
 	if (!at_once)
 		return;

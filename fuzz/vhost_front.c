@@ -169,6 +169,9 @@ bool front_answer(struct front *front)
 	if (header->request == WIRE_GET_CONFIG)
 		FUZZ_CHECK(!header->size || (header->size >= WIRE_CONFIG_HEAD &&
 					     header->size <= sizeof(struct wire_config)));
+	else if (header->request == WIRE_GET_INFLIGHT_FD)
+		FUZZ_CHECK(header->size >= WIRE_INFLIGHT_SHORT &&
+			   header->size <= sizeof(struct wire_inflight));
 	else
 		FUZZ_CHECK(header->size == sizeof(uint64_t));
 	got = header->size ? read_whole(front->sock, &front->payload, header->size) : 0;

@@ -6,8 +6,9 @@
  *  - A host pointer lives until the end of the read section it was looked up in, or until its pin
  *    is released. Nothing else keeps it.
  *  - A read section that never ends lets nothing be reclaimed. Do not sleep in one for long.
- *  - gr_ram_drain(), gr_ram_close(), gr_listener_close() and a shrinking gr_block_resize() wait for
- *    readers; inside a read section or a callback they return -EDEADLK.
+ *  - gr_ram_drain(), gr_ram_close(), gr_listener_close(), a shrinking gr_block_resize(), and of
+ *    <guestram/plug.h> gr_plug_open(), gr_plug_close() and gr_plug_remove() wait for readers;
+ * inside a read section or a callback they return -EDEADLK.
  *  - Callbacks run with no lock of the library held, possibly on several threads at once.
  *  - After fork() the child may exec, _exit, and use pointers it had; changing calls answer
  *    -ENOTSUP there, since the threads that reclaim do not exist in it (see docs/embedding.md).
@@ -44,6 +45,8 @@ struct gr_block;
 struct gr_space;
 struct gr_txn;
 struct gr_listener;
+struct gr_foreign_ops;
+struct gr__granules;
 
 /** gr_version() - the library's version, "0.1.0". Context: any. Since 0.1. */
 GR_API const char *gr_version(void);
@@ -102,9 +105,9 @@ GR_API int gr_ram_open(const struct gr_ram_opts *opts, struct gr_ram **ram);
  * all pointers of it are dead. No other thread may be using @ram.
  *
  * Context: any thread; waits for readers and callbacks; not inside a read section or callback.
- * Return: 0 (NULL too), -EBUSY while pins are held, a transaction is open or another thread is
- * changing it, -ENOMEM (either way nothing changed), -EDEADLK, -ENOTSUP in a forked child. Since
- * 0.1.
+ * Return: 0 (NULL too), -EBUSY while pins are held, a transaction, granules of a block or a balloon
+ * are open, or another thread is changing it, -ENOMEM (either way nothing changed), -EDEADLK,
+ * -ENOTSUP in a forked child. Since 0.1.
  */
 GR_API int gr_ram_close(struct gr_ram *ram);
 
@@ -187,6 +190,7 @@ GR_API void gr_ram_get_stats(struct gr_ram *ram, struct gr_ram_stats *stats);
  * @GR_BACKING_MEMFD:  a memfd made for the block, sealed against shrinking; shared
  * @GR_BACKING_FILE:   a file by @path or @fd
  * @GR_BACKING_CALLER: memory the caller owns and takes back through @release
+ * @GR_BACKING_FOREIGN: mapped on demand, in windows, by @foreign; see <guestram/foreign.h>
  *
  * page_size 2 MiB or 1 GiB makes ANON and MEMFD use hugetlb pages; a FILE on hugetlbfs has the
  * page size of its mount.
@@ -196,6 +200,7 @@ enum gr_backing {
 	GR_BACKING_MEMFD,
 	GR_BACKING_FILE,
 	GR_BACKING_CALLER,
+	GR_BACKING_FOREIGN,
 };
 
 /* gr_block_opts.flags */
@@ -216,6 +221,9 @@ enum gr_backing {
 #define GR_NO_WAIT (1u << 14)		 /* -ENOBUFS instead of waiting for max_pending */
 #define GR_UNSEALED (1u << 15)		 /* MEMFD: no seals, for peers that resize it */
 #define GR_SURVIVE_TRUNCATION (1u << 16) /* FILE: needs gr_sigbus_install(), see there */
+#define GR_WINDOWED                                                                                \
+	(1u << 17) /* FILE, shared or read-only: seen through windows, see foreign.h               \
+		    */
 
 /** enum gr_numa_policy - see set_mempolicy(2); GR_NUMA_DEFAULT leaves the thread's own policy. */
 enum gr_numa_policy {
@@ -245,6 +253,11 @@ typedef void (*gr_release_fn)(void *context, void *host, uint64_t length);
  * @release_context: its first argument
  * @prealloc_threads: 0: as many as there are processors, at most 16
  * @numa_policy, @numa_nodes: where pages come from; nodes as in "0-1,3"
+ * @foreign:    FOREIGN: how its windows come and go; must outlive the block
+ * @foreign_context: first argument of its functions
+ * @window_size: FOREIGN, GR_WINDOWED: a power of two, at least a page; 0: 2 MiB, or a page that is
+ *              larger
+ * @max_windows: FOREIGN, GR_WINDOWED: that lookups find at once; 0: 128
  * @user:       the caller's own pointer, given back in struct gr_block_info
  */
 struct gr_block_opts {
@@ -265,7 +278,11 @@ struct gr_block_opts {
 	enum gr_numa_policy numa_policy;
 	const char *numa_nodes;
 	void *user;
-	uint64_t reserved[8]; /* zero */
+	const struct gr_foreign_ops *foreign;
+	void *foreign_context;
+	uint64_t window_size;
+	uint64_t max_windows;
+	uint64_t reserved[4]; /* zero */
 };
 
 /**
@@ -291,21 +308,29 @@ GR_API int gr_block_new(struct gr_ram *ram, const struct gr_block_opts *opts,
  * for the caller.
  *
  * Context: any thread, also inside read sections and callbacks; does not wait for readers.
- * Return: 0, -EBUSY while it is mapped (without GR_DELETE_UNMAP) or being changed by another
- * thread, -ENOMEM. Since 0.1.
+ * Return: 0, -EBUSY while it is mapped (without GR_DELETE_UNMAP), its granules are open
+ * (gr_plug_open()) or another thread changes it, -ENOMEM. Since 0.1.
  */
 GR_API int gr_block_delete(struct gr_block *block);
 
 /**
  * gr_block_resize() - move the used length between one page and max_length
  *
- * Ranges that reach past the used length end there for readers. Shrinking waits for readers, then
- * discards the tail.
+ * Ranges that reach past the used length end there for readers. The order is, growing: memory
+ * (preallocated where that was asked), listeners hear of the ranges as they will be (removed,
+ * added), readers see them, listeners hear `committed` of each space and then `block_resized`;
+ * shrinking: the same from the ranges on, then it waits for readers, and then the tail is
+ * discarded. When it fails on the way, listeners are told back, block_resized too.
+ *
+ * Should a shrink's discard fail and then memory be lacking to show the tail again, the block stays
+ * short and its tail's memory is still taken: gr_block_info.length tells, and the next resize, to
+ * any length, puts it right.
  *
  * Context: any thread; shrinking waits, and is refused with -EDEADLK inside a read section or
- * callback. Return: 0, -EINVAL (0), -ERANGE (over max_length), -EBUSY (shrinking under pins,
- * or another thread is changing it), -ENOMEM, -ENOSPC, -ENOTSUP (CALLER memory, a file that was not
- * empty), or what a listener refused with. Since 0.1.
+ * callback. Return: 0, -EINVAL (0), -ERANGE (over max_length), -EBUSY (shrinking under pins, under
+ * a claim that forbids discards or below plugged granules, or another thread is changing it),
+ * -ENOMEM, -ENOSPC, -ENOTSUP (CALLER memory, a file that was not empty), or what a listener refused
+ * with. Since 0.1.
  */
 GR_API int gr_block_resize(struct gr_block *block, uint64_t used_length);
 
@@ -317,15 +342,61 @@ GR_API int gr_block_resize(struct gr_block *block, uint64_t used_length);
  * shared one. A private file reads as the file again.
  *
  * Context: any thread; does not wait for readers, who see old bytes or zeroes.
- * Return: 0, -EINVAL, -ERANGE, -EACCES (read-only), -EBUSY (it is being resized or deleted),
- * -ENOTSUP (CALLER memory; a kernel or file system that cannot), -EIO. Since 0.1.
+ * Return: 0, -EINVAL, -ERANGE, -EACCES (read-only), -EBUSY (it is being resized or deleted, or a
+ * claim forbids it: gr_last_error() has its reason), -ENOTSUP (CALLER memory; a kernel or file
+ * system that cannot), -EIO. Since 0.1.
  */
 GR_API int gr_block_discard(struct gr_block *block, uint64_t offset, uint64_t length);
 
 /**
+ * enum gr_discard_kind - what somebody has to say about giving pages back
+ * @GR_DISCARD_FORBID:        none at all: hardware has all of the memory pinned for DMA, and would
+ * go on using the pages that are gone
+ * @GR_DISCARD_FORBID_UNTOLD: none but those that listeners hear of first: granules that are
+ *                            unplugged, blocks that shrink
+ * @GR_DISCARD_NEED:          a balloon, or free-page hints, work by discards that nobody hears of
+ * @GR_DISCARD_NEED_TOLD:     granules are plugged and unplugged
+ *
+ * FORBID excludes both needs, FORBID_UNTOLD excludes NEED.
+ */
+enum gr_discard_kind {
+	GR_DISCARD_FORBID = 1,
+	GR_DISCARD_FORBID_UNTOLD,
+	GR_DISCARD_NEED,
+	GR_DISCARD_NEED_TOLD,
+};
+
+struct gr_discard_claim;
+
+/**
+ * gr_discard_claim_open() - say whether pages may be given back, and be held to it
+ * @block:  NULL: all of the RAM, blocks to come too
+ * @reason: for people; whoever is refused because of this claim finds it in gr_last_error().
+ * Copied, cut at 127 bytes
+ * @claim:  result; ends with gr_discard_claim_close(), or with its RAM. A claim on a block says
+ *          nothing any more once that is deleted
+ *
+ * gr_block_discard(), gr_hint_free(), balloons, gr_plug_remove() and a shrinking gr_block_resize()
+ * ask all claims. A claim that forbids is given when no discard it forbids is under way: it waits
+ * for those of single pages, which are over soon, and is refused while granules are being unplugged
+ * or a block shrinks. Preparing memory that nobody was given yet (gr_block_new(), gr_plug_add())
+ * is no discard.
+ *
+ * Context: any thread; may wait for a discard, never for readers or callbacks.
+ * Return: 0, -EBUSY the opposite is claimed (its reason is said) or going on, -EINVAL, -ENOMEM,
+ * -ENOTSUP in a forked child. Since 0.1.
+ */
+GR_API int gr_discard_claim_open(struct gr_ram *ram, struct gr_block *block,
+				 enum gr_discard_kind kind, const char *reason,
+				 struct gr_discard_claim **claim);
+
+/** gr_discard_claim_close() - take it back; NULL does nothing. Context: any thread. Since 0.1. */
+GR_API void gr_discard_claim_close(struct gr_discard_claim *claim);
+
+/**
  * struct gr_block_info - what is known of a block
  * @name:       valid as long as the block
- * @host:       its first byte in this process
+ * @host:       its first byte in this process; NULL when it is seen through windows
  * @length:     used now; @max_length: it can grow to
  * @page_size:  of the backing
  * @ram_offset: where it sits in the RAM's numbering, for dirty bitmaps and migration
@@ -428,8 +499,8 @@ GR_API int gr_space_open(struct gr_ram *ram, const char *name, struct gr_space *
  * Readers inside their section may go on with @space until its end; cursors of it are dead.
  *
  * Context: any thread; does not wait for readers.
- * Return: 0 (NULL too), -EBUSY while a transaction of it is open or another thread is changing it,
- * -ENOMEM. Since 0.1.
+ * Return: 0 (NULL too), -EBUSY while a transaction or a balloon of it is open, it has strict
+ * windows (gr_plug_map()) or another thread is changing it, -ENOMEM. Since 0.1.
  */
 GR_API int gr_space_close(struct gr_space *space);
 
@@ -449,10 +520,10 @@ GR_API const char *gr_space_name(const struct gr_space *space);
  * Context: any thread; may wait for another writer. It waits for readers only when thousands of
  * replaced views wait for them already, and never inside a read section or callback, nor under
  * embedder_reclaim.
- * Return: 0, -EEXIST overlap (gr_last_error() names the other range), -ERANGE wraps, -EINVAL
- * alignment or past the block, -EACCES write access to a read-only block, -EBUSY another thread is
- * changing the same range or deleting the block, -ENOMEM, or what a listener refused with. Since
- * 0.1.
+ * Return: 0, -EEXIST overlap with a range or a strict window (gr_last_error() names it), -ERANGE
+ * wraps, -EINVAL alignment or past the block, -EACCES write access to a read-only block, -EBUSY
+ * another thread is changing the same range or deleting the block, -ENOMEM, or what a listener
+ * refused with. Since 0.1.
  */
 GR_API int gr_space_map(struct gr_space *space, uint64_t addr, struct gr_block *block,
 			uint64_t offset, uint64_t length, unsigned access);
@@ -464,8 +535,8 @@ GR_API int gr_space_map(struct gr_space *space, uint64_t addr, struct gr_block *
  * sections that began before may, until they end.
  *
  * Context: as gr_space_map().
- * Return: 0, -ENOENT nothing was mapped there, -ERANGE, -EINVAL, -EBUSY, -ENOMEM, or what a
- * listener refused the remaining pieces with. Since 0.1.
+ * Return: 0, -ENOENT nothing was mapped there, -ERANGE, -EINVAL, -EBUSY (being changed, or a strict
+ * window), -ENOMEM, or what a listener refused the remaining pieces with. Since 0.1.
  */
 GR_API int gr_space_unmap(struct gr_space *space, uint64_t addr, uint64_t length);
 
@@ -507,7 +578,7 @@ GR_API void gr_txn_abort(struct gr_txn *txn);
 /**
  * struct gr_range - a piece of a block in a space
  * @length: as mapped; @visible: what readers see of it, less when the block is used shorter
- * @host:   of its first byte
+ * @host:   of its first byte; NULL when its block is seen through windows
  */
 struct gr_range {
 	uint64_t addr;
@@ -549,13 +620,26 @@ GR_API int gr_space_each_range(struct gr_space *space,
  * @range_removed:   a range is about to leave; the memory stays until after the callback
  * @committed:       a change is published: new read sections see it. Of changes on several threads
  *                   a later generation may be told first
+ * @granules_plugging:   granules of a block (<guestram/plug.h>) have their memory and are about to
+ * be plugged; < 0 refuses the whole change
+ * @granules_unplugging: they are about to be unplugged; < 0 refuses the whole change. The memory
+ * stays until after the change
+ * @block_resized:   the used length of a block has changed from @old_length to what
+ *                   gr_block_get_info() says by now: readers see it; a tail that leaves is not
+ *                   discarded yet
  *
- * One change is told as all its removals (by falling priority), then all its additions (by rising
- * priority), then, once published, @committed. A change that is refused or fails is told back in
- * reverse: what was added as removed, what was removed as added. A range that is split is told
- * as removed, and its remaining pieces as added; a resized block's ranges likewise. Additions and
- * removals of one range never overtake each other; changes of different ranges may be told at the
- * same time from different threads.
+ * One change is told as granules that are to be unplugged (by falling priority), all its removals
+ * (by falling priority), then all its additions, granules before ranges (by rising priority), then,
+ * once published, @committed for each space, then @block_resized. A change that is refused or fails
+ * is told back in reverse: what was added as removed, what was removed as added, what was to be
+ * unplugged as plugging. What is told back cannot be refused: a listener that tries is logged, and
+ * has it all the same. A range that is split is told as removed, and its remaining pieces as added;
+ * a resized block's ranges, and those of granules that grow together, likewise. Granules are told
+ * in runs, which need not be the same when they go as when they came: the sums are the plugged
+ * ones. Additions and removals of one range never overtake each other; changes of different ranges
+ * may be told at the same time from different threads. A block's @block_reclaimed may come before
+ * the
+ * @committed of the very change that deleted it.
  *
  * Context: no lock held. May call any gr_ function except those that wait, which return -EDEADLK;
  * a change of addresses that the change being told is about (all that it unmaps, holes too) returns
@@ -568,6 +652,11 @@ struct gr_listener_ops {
 	int (*range_added)(void *context, struct gr_space *space, const struct gr_range *range);
 	void (*range_removed)(void *context, struct gr_space *space, const struct gr_range *range);
 	void (*committed)(void *context, struct gr_space *space, uint64_t generation);
+	int (*granules_plugging)(void *context, struct gr_block *block, uint64_t offset,
+				 uint64_t length);
+	int (*granules_unplugging)(void *context, struct gr_block *block, uint64_t offset,
+				   uint64_t length);
+	void (*block_resized)(void *context, struct gr_block *block, uint64_t old_length);
 };
 
 /**
@@ -576,11 +665,13 @@ struct gr_listener_ops {
  * @priority: lower ones are told of additions first, of removals last
  * @listener: result
  *
- * Every live block is told as added, then every range; that runs inside a read section of the
- * calling thread. A refusal during that ends the listener.
+ * Every live block is told as added, then every plugged run of granules, then every range; that
+ * runs inside a read section of the calling thread. What changes meanwhile is told after that, and
+ * so on until nothing has. A refusal during that ends the listener; so does, with -EBUSY, others
+ * (or @ops itself, in its callbacks) changing the RAM 1,000 times over without a pause.
  *
- * Context: any thread, also in a callback. Return: 0, -EINVAL, -ENOMEM, or what @ops refused with.
- * Since 0.1.
+ * Context: any thread, also in a callback. Return: 0, -EINVAL, -ENOMEM, -EBUSY, or what @ops
+ * refused with. Since 0.1.
  */
 GR_API int gr_listener_open(struct gr_ram *ram, const struct gr_listener_ops *ops, void *context,
 			    int priority, struct gr_listener **listener);
@@ -588,7 +679,8 @@ GR_API int gr_listener_open(struct gr_ram *ram, const struct gr_listener_ops *op
 /**
  * gr_listener_close() - tell the matching removals, then nothing any more
  *
- * Ranges are told as removed, then blocks as deleting (not as reclaimed).
+ * Ranges are told as removed, then granules as unplugging (a refusal is logged and changes
+ * nothing), then blocks as deleting (not as reclaimed).
  *
  * Context: any thread; waits for callbacks that are running; -EDEADLK inside a read section or
  * callback. Return: 0 (NULL too), -EDEADLK, -ENOMEM. Since 0.1.
@@ -614,6 +706,7 @@ GR_API int gr_spans(struct gr_space *space, uint64_t addr, uint64_t length, unsi
 /**
  * struct gr_pin - a piece of a block that stays until gr_unpin()
  * @host, @length: the memory; @block, @offset: where it belongs
+ * @granules, @window: the library's own
  */
 struct gr_pin {
 	void *host;
@@ -621,17 +714,20 @@ struct gr_pin {
 	struct gr_block *block;
 	uint64_t offset;
 	unsigned access;
+	struct gr__granules *granules;
+	void *window;
 };
 
 /**
  * gr_pin() - look up and keep
  *
  * The memory outlives unmap and delete of its block until gr_unpin(); it says nothing about what
- * the guest has there by then.
+ * the guest has there by then. A granule that is pinned cannot be unplugged.
  *
  * Context: any thread, in or out of a read section; never waits.
- * Return: 0, -EFAULT, -EXDEV (memory, but in several ranges: see gr_pin_spans()), -EACCES, -ERANGE,
- * -EINVAL (length 0, @access). Since 0.1.
+ * Return: 0, -EFAULT (an unplugged granule, or one that is being unplugged, too), -EXDEV (memory,
+ * but in several ranges: see gr_pin_spans()), -EACCES, -ERANGE, -EINVAL (length 0, @access). Since
+ * 0.1.
  */
 #if defined(__cplusplus) && defined(__GNUC__)
 #pragma GCC diagnostic push /* a function hides a structure of its name, as with stat(2) */
@@ -657,7 +753,8 @@ GR_API int gr_pin_spans(struct gr_space *space, uint64_t addr, uint64_t length, 
  * gr_block_pin() - keep a piece of a block
  *
  * Context: inside a read section in which @block was found, or by its owner before he deletes it.
- * Return: 0, -EFAULT (past the used length), -EACCES, -ERANGE, -EINVAL. Since 0.1.
+ * Return: 0, -EFAULT (past the used length, or in an unplugged granule), -EACCES, -ERANGE, -EINVAL.
+ * Since 0.1.
  */
 GR_API int gr_block_pin(struct gr_block *block, uint64_t offset, uint64_t length, unsigned access,
 			struct gr_pin *pin);
@@ -672,5 +769,6 @@ GR_API void gr_unpin(struct gr_pin *pin);
 
 #include <guestram/access.h>
 #include <guestram/fast.h>
+#include <guestram/foreign.h>
 
 #endif /* GUESTRAM_H */

@@ -13,10 +13,15 @@
  *   dimm FIRST SIZE  a DIMM was plugged at this physical address: count what lies in it
  *   use              fill memory, more than there was before the DIMM
  *   free             check what was filled, and give back all but a few MiB
+ *   keep             read blocks into a buffer that stays, again and again, and check each a round
+ *                    later: what the back-end wrote must outlive what happens to the machine
+ *                    meanwhile
+ *   random           read 64 KiB from the hardware's random numbers
  *   stop             end the load and check the whole disk
  * and is told lines of `word key=value …`; a `stat` line comes every 200 ms.
  *
- * Threads: the main one reads commands; `threads` I/O threads; one that prints `stat`. The hog
+ * Threads: the main one reads commands; `threads` I/O threads; one that keeps; one that prints
+ * `stat`. The hog
  * belongs to the main thread; the counters are relaxed atomics that order nothing.
  */
 #include <errno.h>
@@ -41,9 +46,11 @@
 #define SLOT (256UL << 10)
 #define MIB (1UL << 20)
 #define RETIRED 32
-#define HOG_SPARE (64 * MIB) /* left free, so that the guest never meets its OOM killer */
-#define HOG_KEEP (8 * MIB)   /* stays in use while the DIMM goes, so that the guest must move it */
-#define HOG_STEP 512	     /* pages that are brought in at once */
+#define KEEP (4 * MIB)		/* the buffer that stays; at the disk's end, two versions of it */
+#define KEEP_CHUNK (64UL << 10) /* read at once */
+#define HOG_SPARE (64 * MIB)	/* left free, so that the guest never meets its OOM killer */
+#define HOG_KEEP (8 * MIB) /* stays in use while the DIMM goes, so that the guest must move it */
+#define HOG_STEP 512	   /* pages that are brought in at once */
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
 
@@ -66,6 +73,7 @@ static int disk, pagemap;
 static atomic_bool stopping;
 /* page frame numbers, inclusive; none: first > last */
 static _Atomic uint64_t dimm_first, dimm_last;
+static _Atomic uint64_t chunks_kept; /* verified a round after they were read */
 static _Atomic uint64_t blocks_ok, blocks_bad, io_errors, flushes;
 static _Atomic uint64_t dimm_blocks; /* verified reads whose buffer lay in the DIMM */
 static uint64_t *hog;
@@ -247,6 +255,56 @@ static void *run_io(void *arg)
 	return NULL;
 }
 
+static bool write_kept(uint64_t first, uint64_t *buffer, uint64_t version)
+{
+	fill(buffer, KEEP, seed_of(version, 77));
+	return pwrite(disk, buffer, KEEP, (off_t)(first + version * KEEP)) == (ssize_t)KEEP;
+}
+
+/* The word at @at of the buffer, when it has this version. */
+static uint64_t kept_seed(uint64_t version, uint64_t at)
+{
+	return seed_of(version, 77) + at / 8 * STEP;
+}
+
+/*
+ * Two versions of a region are read by turns, so that a chunk which misses what was written last
+ * has the other version. Between the read and the check the processor only looks at the buffer.
+ */
+static void *run_keep(void *arg)
+{
+	const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
+	uint64_t first = *(const uint64_t *)arg, version = 1;
+	uint64_t *buffer = map_fresh(KEEP);
+
+	if (!buffer || !write_kept(first, buffer, 0) || !write_kept(first, buffer, 1)) {
+		say("error keep errno=%d", errno);
+		atomic_fetch_add_explicit(&io_errors, 1, memory_order_relaxed);
+		return NULL;
+	}
+	for (; !atomic_load_explicit(&stopping, memory_order_relaxed); version = !version) {
+		for (uint64_t at = 0; at < KEEP; at += KEEP_CHUNK) {
+			uint64_t *chunk = buffer + at / 8;
+			int64_t wrong = first_wrong(chunk, KEEP_CHUNK, kept_seed(version, at));
+
+			if (wrong < 0) {
+				atomic_fetch_add_explicit(&chunks_kept, 1, memory_order_relaxed);
+			} else {
+				say("bad keep version=%llu byte=%llu found=%#llx",
+				    (unsigned long long)version,
+				    (unsigned long long)at + (uint64_t)wrong * 8,
+				    (unsigned long long)chunk[wrong]);
+				atomic_fetch_add_explicit(&blocks_bad, 1, memory_order_relaxed);
+			}
+			if (pread(disk, chunk, KEEP_CHUNK, (off_t)(first + !version * KEEP + at)) !=
+			    (ssize_t)KEEP_CHUNK)
+				atomic_fetch_add_explicit(&io_errors, 1, memory_order_relaxed);
+			nanosleep(&pause, NULL);
+		}
+	}
+	return NULL;
+}
+
 static uint64_t meminfo(const char *key)
 {
 	char line[128];
@@ -264,13 +322,15 @@ static uint64_t meminfo(const char *key)
 
 static void say_counters(const char *word)
 {
-	say("%s mem=%llu free=%llu ok=%llu bad=%llu errors=%llu flushes=%llu dimm=%llu", word,
-	    (unsigned long long)meminfo("MemTotal"), (unsigned long long)meminfo("MemAvailable"),
+	say("%s mem=%llu free=%llu ok=%llu bad=%llu errors=%llu flushes=%llu dimm=%llu kept=%llu",
+	    word, (unsigned long long)meminfo("MemTotal"),
+	    (unsigned long long)meminfo("MemAvailable"),
 	    (unsigned long long)atomic_load_explicit(&blocks_ok, memory_order_relaxed),
 	    (unsigned long long)atomic_load_explicit(&blocks_bad, memory_order_relaxed),
 	    (unsigned long long)atomic_load_explicit(&io_errors, memory_order_relaxed),
 	    (unsigned long long)atomic_load_explicit(&flushes, memory_order_relaxed),
-	    (unsigned long long)atomic_load_explicit(&dimm_blocks, memory_order_relaxed));
+	    (unsigned long long)atomic_load_explicit(&dimm_blocks, memory_order_relaxed),
+	    (unsigned long long)atomic_load_explicit(&chunks_kept, memory_order_relaxed));
 }
 
 static void *run_stat(void *arg)
@@ -350,6 +410,30 @@ static void use_dimm(void)
 	    (unsigned long long)pages_in_dimm(hog, length) * PAGE);
 }
 
+static void read_random(void)
+{
+	static unsigned char bytes[64 << 10];
+	bool seen[256] = {false};
+	size_t have = 0;
+	unsigned distinct = 0;
+	int fd = open("/dev/hwrng", O_RDONLY | O_CLOEXEC);
+
+	while (fd >= 0 && have < sizeof(bytes)) {
+		ssize_t got = read(fd, bytes + have, sizeof(bytes) - have);
+
+		if (got <= 0)
+			break;
+		have += (size_t)got;
+	}
+	if (fd >= 0)
+		close(fd);
+	for (size_t i = 0; i < have; i++) {
+		distinct += !seen[bytes[i]];
+		seen[bytes[i]] = true;
+	}
+	say("random bytes=%zu distinct=%u", have, distinct);
+}
+
 static void prepare(struct io_thread *t, uint64_t number, uint64_t slots)
 {
 	t->first_slot = number * slots;
@@ -366,8 +450,9 @@ static void prepare(struct io_thread *t, uint64_t number, uint64_t slots)
 int main(int argc, char **argv)
 {
 	static struct io_thread threads[THREADS];
-	pthread_t stat_thread;
-	uint64_t disk_size;
+	pthread_t stat_thread, keep_thread;
+	uint64_t disk_size, keep_first;
+	bool keeps = false;
 	char line[128];
 
 	if (argc != 2) {
@@ -383,7 +468,8 @@ int main(int argc, char **argv)
 	atomic_store_explicit(&dimm_first, 1, memory_order_relaxed);
 	say_counters("ready");
 	for (uint64_t i = 0; i < THREADS; i++)
-		prepare(&threads[i], i, disk_size / SLOT / THREADS);
+		prepare(&threads[i], i, (disk_size - 2 * KEEP) / SLOT / THREADS);
+	keep_first = disk_size - 2 * KEEP;
 	if (pthread_create(&stat_thread, NULL, run_stat, NULL))
 		return 1;
 	while (fgets(line, sizeof(line), stdin)) {
@@ -398,6 +484,11 @@ int main(int argc, char **argv)
 		} else if (!strncmp(line, "free", 4)) {
 			shrink_hog(HOG_KEEP);
 			say_counters("freed");
+		} else if (!strncmp(line, "keep", 4) && !keeps) {
+			keeps = !pthread_create(&keep_thread, NULL, run_keep, &keep_first);
+			say_counters("keeping");
+		} else if (!strncmp(line, "random", 6)) {
+			read_random();
 		} else if (!strncmp(line, "stop", 4)) {
 			break;
 		}
@@ -406,6 +497,8 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < THREADS; i++)
 		pthread_join(threads[i].thread, NULL);
 	pthread_join(stat_thread, NULL);
+	if (keeps)
+		pthread_join(keep_thread, NULL);
 	shrink_hog(0);
 	say_counters("done");
 	return 0;

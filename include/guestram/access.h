@@ -7,6 +7,12 @@
  * any address and touches nothing. Guest memory changes at any time: read once, check the copy, use
  * it.
  *
+ * Memory that is seen through windows (<guestram/foreign.h>) is mapped before the first byte is
+ * moved, up to 16 windows; what needs more of them, or more than the block may have at once, is
+ * moved piece by piece. Outside of sections that may wait for readers. More errors there: what
+ * mapping a window failed with, which in the middle of such a long access leaves a part moved, and
+ * -ENOBUFS, no window can be had now.
+ *
  * Values that lie naturally aligned in one range are moved by one machine access (single-copy
  * atomic), relaxed; order them with the fences of <stdatomic.h>. Others are moved as bytes.
  * gr_load_u32() and its like use the host's byte order, _le and _be the named one.
@@ -135,8 +141,10 @@ GR_API int gr_cmpxchg_u64(struct gr_space *space, uint64_t addr, uint64_t *expec
 		host = gr_host(space, addr, sizeof(raw), 1u /* GR_READ */);                        \
 		if (gr_likely(host && !((uintptr_t)host & (sizeof(raw) - 1))))                     \
 			raw = __atomic_load_n((const uint##bits##_t *)host, __ATOMIC_RELAXED);     \
+		else if (host)                                                                     \
+			memcpy(&raw, host, sizeof(raw));                                           \
 		else                                                                               \
-			rc = gr_load(space, addr, &raw, sizeof(raw));                              \
+			rc = gr__load_slow(space, addr, &raw, sizeof(raw));                        \
 		gr_read_end();                                                                     \
 		if (gr_likely(!rc))                                                                \
 			*value = order(bits, raw);                                                 \
@@ -154,8 +162,11 @@ GR_API int gr_cmpxchg_u64(struct gr_space *space, uint64_t addr, uint64_t *expec
 		if (gr_likely(host && !((uintptr_t)host & (sizeof(raw) - 1)))) {                   \
 			__atomic_store_n((uint##bits##_t *)host, raw, __ATOMIC_RELAXED);           \
 			gr_mark_host(host, sizeof(raw));                                           \
+		} else if (host) {                                                                 \
+			memcpy(host, &raw, sizeof(raw));                                           \
+			gr_mark_host(host, sizeof(raw));                                           \
 		} else {                                                                           \
-			rc = gr_store(space, addr, &raw, sizeof(raw));                             \
+			rc = gr__store_slow(space, addr, &raw, sizeof(raw));                       \
 		}                                                                                  \
 		gr_read_end();                                                                     \
 		return rc;                                                                         \

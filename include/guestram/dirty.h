@@ -59,6 +59,7 @@ struct gr_dirty_opts {
  *
  * Context: any thread; waits for readers; not inside a read section or callback.
  * Return: 0, -EINVAL, -ENOMEM, -ERANGE (a block lies above the addresses that can be noted),
+ * -ENOTSUP (a block is seen through windows; such a one is refused as long as a client is open),
  * -EDEADLK, -ENOTSUP in a forked child. Since 0.1.
  */
 GR_API int gr_dirty_open(struct gr_ram *ram, const struct gr_dirty_opts *opts,

@@ -28,14 +28,16 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* before what a 32-bit host may not have */
+#if UINTPTR_MAX != UINT64_MAX
+#error "guestram needs a 64-bit host: a word of the index holds the distance of two 64-bit addresses"
+#endif
+
 #include <urcu/static/urcu-memb.h>
 
 #ifdef __cplusplus
 extern "C" {
-#endif
-
-#if UINTPTR_MAX != UINT64_MAX
-#error "guestram needs a 64-bit host: a word of the index holds the distance of two 64-bit addresses"
 #endif
 
 #if defined(__SANITIZE_THREAD__)

@@ -17,8 +17,9 @@
  * Drawing:   front-end ─socket─ server thread: messages, memory table
  *            guest ─kick─ worker threads: ring → handler → … → gr_vhost_complete() → ring ─call─
  *
- * Protocol: vhost-user with MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS, RESET_DEVICE; virtio 1.x
- * split rings with indirect descriptors and event index. See docs/vhost.md.
+ * Protocol: vhost-user with MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS, RESET_DEVICE, LOG_SHMFD
+ * (live migration), INFLIGHT_SHMFD (recovery after a crash); virtio 1.x split rings with indirect
+ * descriptors and event index. See docs/vhost.md.
  */
 #ifndef GUESTRAM_VHOST_H
 #define GUESTRAM_VHOST_H
@@ -168,7 +169,8 @@ GR_API int gr_vhost_process(struct gr_vhost *server);
  * gr_vhost_close() - hang up, wait for requests in flight, end the workers, remove the socket
  *
  * Context: any thread but the workers, when gr_vhost_run() has returned; not inside a read section.
- * Return: 0 (NULL too), -EDEADLK. Since 0.1.
+ * Return: 0 (NULL too), -EDEADLK, -EBUSY while pins of the front-end's memory are held, -ENOMEM;
+ * with an error it has hung up, and is to be called again. Since 0.1.
  */
 GR_API int gr_vhost_close(struct gr_vhost *server);
 
@@ -203,6 +205,18 @@ GR_API int gr_vhost_pull(struct gr_vhost_request *request, void *buf, size_t len
  * gr_vhost_push() - copy into the first bytes of @in and take them off it; return as pull. Since
  * 0.1. */
 GR_API int gr_vhost_push(struct gr_vhost_request *request, const void *buf, size_t length);
+
+/**
+ * gr_vhost_wrote() - bytes of @in were written elsewhere than at its start
+ * @host: where in the pieces that the request came with
+ *
+ * What gr_vhost_push() wrote and what gr_vhost_complete() tells is noted as dirty by itself, for a
+ * front-end that migrates and for clients of <guestram/dirty.h>. The rest wants this call, after
+ * the write: a status at the end of @in of a request that was done in part, say.
+ *
+ * Context: the request's owner, before gr_vhost_complete(). Since 0.1.
+ */
+GR_API void gr_vhost_wrote(struct gr_vhost_request *request, const void *host, uint64_t length);
 
 /**
  * struct gr_vhost_stats - a server at one moment; counts are since gr_vhost_open()

@@ -15,7 +15,7 @@ static int open_anon(const struct gr_block_opts *opts, struct gr__mem *mem)
 	return 0;
 }
 
-static int map_piece(struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr)
+static int map_piece(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr)
 {
 	int flags = MAP_ANONYMOUS | (mem->flags & GR_SHARED ? MAP_SHARED : MAP_PRIVATE) |
 		    gr__mem_reserve_flag(mem) | gr__huge_map_flags(mem->page_size);

@@ -119,6 +119,8 @@ void gr__mem_undo(struct gr__mem *mem)
 void gr__mem_release(struct gr__mem *mem)
 {
 	take_down(mem);
+	if (mem->foreign && mem->foreign->release)
+		mem->foreign->release(mem->foreign_context);
 	if (mem->release)
 		mem->release(mem->release_context, mem->host, mem->max_length);
 }
@@ -239,6 +241,30 @@ static int shrink(struct gr__mem *mem, uint64_t length)
 	return 0;
 }
 
+/* Nothing of it is mapped here: windows are by others, for the length that they know. */
+static int resize_windowed(struct gr__mem *mem, uint64_t length)
+{
+	int rc = 0;
+
+	/* who cannot give the tail back keeps it */
+	if (length < mem->length)
+		rc = mem->ops->discard(mem, length, mem->length - length);
+	if (rc < 0 && rc != -ENOTSUP)
+		return rc;
+	mem->length = length;
+	return 0;
+}
+
+int gr__mem_window_map(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **host)
+{
+	return mem->ops->window(mem, offset, length, host);
+}
+
+void gr__mem_window_unmap(const struct gr__mem *mem, void *host, uint64_t length)
+{
+	mem->ops->unwindow(mem, host, length);
+}
+
 int gr__mem_check_resizable(const struct gr__mem *mem)
 {
 	if (!mem->resizable)
@@ -264,6 +290,8 @@ int gr__mem_resize(struct gr__mem *mem, uint64_t length)
 		return gr__fail(-ERANGE, "block %s: resize to %#llx is over max_length %#llx",
 				mem->name, (unsigned long long)length,
 				(unsigned long long)mem->max_length);
+	if (!mem->ops->piece)
+		return resize_windowed(mem, length);
 	if (length > mem->length)
 		return grow(mem, length);
 	return length < mem->length ? shrink(mem, length) : 0;
@@ -284,6 +312,30 @@ int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length)
 			mem->name, (unsigned long long)length, (unsigned long long)offset,
 			(unsigned long long)mem->length);
 	return length ? mem->ops->discard(mem, offset, length) : 0;
+}
+
+int gr__mem_fetch(struct gr__mem *mem, uint64_t offset, uint64_t length, int *fetched)
+{
+	*fetched = mem->flags & GR_PREALLOC || gr__mem_is_huge(mem);
+	return *fetched ? gr__populate(mem, offset, length) : 0;
+}
+
+int gr__mem_check_discard_zeroes(const struct gr__mem *mem)
+{
+	if (!mem->ops->discard)
+		return gr__fail(-ENOTSUP, "block %s: the caller's memory is not ours to discard",
+				mem->name);
+	if (mem->flags & GR_READ_ONLY)
+		return gr__fail(-EACCES, "block %s: it is read-only", mem->name);
+	if (mem->backing == GR_BACKING_FOREIGN || mem->flags & GR_WINDOWED)
+		return gr__fail(-ENOTSUP, "block %s: it is mapped in windows, on demand",
+				mem->name);
+	if (mem->backing == GR_BACKING_FILE && !(mem->flags & GR_SHARED) && !mem->resizable)
+		return gr__fail(-ENOTSUP,
+				"block %s: a private file's pages read as the file again when they "
+				"are discarded",
+				mem->name);
+	return 0;
 }
 
 uint64_t gr__mem_lost_pages(const struct gr__mem *mem)

@@ -18,7 +18,7 @@ struct gr__sigbus_guard;
 
 struct gr__mem {
 	const struct gr__backing *ops; /* table of this kind of backing */
-	void *host;		       /* first byte of the block */
+	void *host;		       /* first byte of the block; NULL: seen through windows */
 	uint64_t length; /* used now, a multiple of page_size; wr: who makes or resizes the block */
 	uint64_t max_length; /* address space, a multiple of page_size */
 	uint64_t page_size;
@@ -31,6 +31,10 @@ struct gr__mem {
 	int resizable; /* memory, or a file whose size we gave it: what is in it is ours */
 	gr_release_fn release;
 	void *release_context;
+	const struct gr_foreign_ops *foreign; /* or NULL */
+	void *foreign_context;
+	uint64_t window_size; /* a power of two; 0: it has a host address and no windows */
+	uint64_t max_windows;
 	struct gr__sigbus_guard *guard; /* or NULL, see os/sigbus.h */
 	unsigned prealloc_threads;	/* 0: as many as there are processors */
 	struct gr__numa numa;		/* for what it grows by, too */
@@ -52,6 +56,16 @@ int gr__mem_check_resizable(const struct gr__mem *mem);
  */
 int gr__mem_resize(struct gr__mem *mem, uint64_t length);
 
+/*
+ * Make sure that a touch of the pages, which were discarded, finds memory, where that was promised
+ * (GR_PREALLOC, huge pages); sets @fetched when it has done anything. On an error some may be
+ * there.
+ */
+int gr__mem_fetch(struct gr__mem *mem, uint64_t offset, uint64_t length, int *fetched);
+
+/* 0, or -errno: what is discarded does not read as zero, or cannot be discarded. */
+int gr__mem_check_discard_zeroes(const struct gr__mem *mem);
+
 /* Give pages back; the range was checked to lie in the used length, page-aligned. */
 int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length);
 
@@ -63,6 +77,14 @@ void gr__mem_undo(struct gr__mem *mem);
 
 /* Exactly once; needs no memory and cannot fail. */
 void gr__mem_release(struct gr__mem *mem);
+
+/*
+ * Of memory with windows: map [offset, offset + length), which lies in the used length, and unmap
+ * what that gave. Other than the calls above, any number of threads at once; callbacks run in
+ * there. 0 or -errno with gr__fail() said; *host is then unchanged.
+ */
+int gr__mem_window_map(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **host);
+void gr__mem_window_unmap(const struct gr__mem *mem, void *host, uint64_t length);
 
 /* Pages its file lost under us. */
 uint64_t gr__mem_lost_pages(const struct gr__mem *mem);

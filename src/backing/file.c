@@ -113,7 +113,7 @@ static int fit_file(const struct gr_block_opts *opts, struct gr__mem *mem)
 	return 0;
 }
 
-int gr__piece_of_file(struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr)
+int gr__piece_of_file(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr)
 {
 	int flags = (mem->flags & GR_SHARED ? MAP_SHARED : MAP_PRIVATE) | gr__mem_reserve_flag(mem);
 	int rc = gr__os_map(length, gr__mem_protection(mem), flags, mem->fd,
@@ -148,6 +148,19 @@ static int discard(struct gr__mem *mem, uint64_t offset, uint64_t length)
 	return rc;
 }
 
+static int map_window(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr)
+{
+	int rc = gr__piece_of_file(mem, offset, length, addr);
+
+	/* over the limit of locked memory, after mlockall(); else it means to wait for a window */
+	return rc == -EAGAIN ? -ENOMEM : rc;
+}
+
+static void unmap_window(const struct gr__mem *mem, void *addr, uint64_t length)
+{
+	gr__os_unmap(addr, length);
+}
+
 const struct gr__backing gr__backing_file = {
 	.name = "GR_BACKING_FILE",
 	.flags = GR__FLAGS_ANY | GR__FLAGS_OWN | GR_READ_ONLY | GR_CREATE | GR_TEMPORARY |
@@ -156,4 +169,15 @@ const struct gr__backing gr__backing_file = {
 	.fit = fit_file,
 	.piece = gr__piece_of_file,
 	.discard = discard,
+};
+
+/* The same file without an address of its own. Advice that is given once to a whole does not go. */
+const struct gr__backing gr__backing_windowed = {
+	.name = "GR_WINDOWED",
+	.flags = GR__FLAGS_ANY | GR_WINDOWED | GR_SHARED | GR_READ_ONLY | GR_CREATE | GR_TEMPORARY,
+	.open = open_file,
+	.fit = fit_file,
+	.window = map_window,
+	.unwindow = unmap_window,
+	.discard = gr__discard_in_file,
 };

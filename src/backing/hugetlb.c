@@ -47,7 +47,8 @@ int gr__huge_check(const struct gr__mem *mem)
 			"(0x40000000)",
 			mem->name, (unsigned long long)mem->page_size,
 			(unsigned long long)gr__os_page_size());
-	if (mem->backing != GR_BACKING_CALLER && !gr__file_huge_pages_known(mem->page_size))
+	if (mem->backing != GR_BACKING_CALLER && mem->backing != GR_BACKING_FOREIGN &&
+	    !gr__file_huge_pages_known(mem->page_size))
 		return gr__fail(-ENOTSUP, "block %s: this machine has no huge pages of %llu KiB",
 				mem->name, (unsigned long long)mem->page_size / 1024);
 	return 0;

@@ -24,13 +24,16 @@ struct gr__backing {
 	int (*fit)(const struct gr_block_opts *opts, struct gr__mem *mem);
 	/* Maps [offset, offset + length) of the block where the kernel likes. NULL: it is mapped.
 	 */
-	int (*piece)(struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr);
+	int (*piece)(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr);
+	/* Instead of piece, where the whole is never mapped: a part of it, by any thread. */
+	int (*window)(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr);
+	void (*unwindow)(const struct gr__mem *mem, void *addr, uint64_t length);
 	/* Gives pages back. NULL: they are not ours. */
 	int (*discard)(struct gr__mem *mem, uint64_t offset, uint64_t length);
 };
 
 extern const struct gr__backing gr__backing_anon, gr__backing_memfd, gr__backing_file,
-	gr__backing_caller;
+	gr__backing_caller, gr__backing_windowed, gr__backing_foreign;
 
 /* Flags that any memory of our own takes, and those that mean nothing to a backing. */
 #define GR__FLAGS_OWN                                                                              \
@@ -58,7 +61,7 @@ int gr__discard_private(struct gr__mem *mem, uint64_t offset, uint64_t length);
 int gr__discard_in_file(struct gr__mem *mem, uint64_t offset, uint64_t length);
 
 /* file.c: a piece of mem->fd. */
-int gr__piece_of_file(struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr);
+int gr__piece_of_file(const struct gr__mem *mem, uint64_t offset, uint64_t length, void **addr);
 
 /* For a mapping that failed: the sentence, with the way out where it is known. Returns @rc. */
 int gr__piece_failed(const struct gr__mem *mem, int rc, uint64_t length);

@@ -12,10 +12,9 @@
 #include <stdio.h>
 
 static const struct gr__backing *const kinds[] = {
-	[GR_BACKING_ANON] = &gr__backing_anon,
-	[GR_BACKING_MEMFD] = &gr__backing_memfd,
-	[GR_BACKING_FILE] = &gr__backing_file,
-	[GR_BACKING_CALLER] = &gr__backing_caller,
+	[GR_BACKING_ANON] = &gr__backing_anon,	     [GR_BACKING_MEMFD] = &gr__backing_memfd,
+	[GR_BACKING_FILE] = &gr__backing_file,	     [GR_BACKING_CALLER] = &gr__backing_caller,
+	[GR_BACKING_FOREIGN] = &gr__backing_foreign,
 };
 
 static const struct {
@@ -39,6 +38,7 @@ static const struct {
 	{GR_NO_WAIT, "GR_NO_WAIT"},
 	{GR_UNSEALED, "GR_UNSEALED"},
 	{GR_SURVIVE_TRUNCATION, "GR_SURVIVE_TRUNCATION"},
+	{GR_WINDOWED, "GR_WINDOWED"},
 };
 
 #define FLAG_COUNT (sizeof(flags) / sizeof(flags[0]))
@@ -55,6 +55,11 @@ static const struct {
 	{GR_MERGEABLE | GR_SHARED,
 	 "GR_MERGEABLE: the kernel merges private pages only, not GR_SHARED"},
 };
+
+/* Windows, once the page size is known: the defaults, and what a cache of them can be. */
+#define DEFAULT_WINDOW (UINT64_C(2) << 20)
+#define DEFAULT_WINDOWS 128
+#define MOST_WINDOWS (UINT64_C(1) << 24)
 
 static int check_flags(const struct gr_block_opts *opts, const struct gr__backing *kind,
 		       const char *name)
@@ -73,11 +78,44 @@ static int check_flags(const struct gr_block_opts *opts, const struct gr__backin
 	for (i = 0; i < sizeof(conflicts) / sizeof(conflicts[0]); i++)
 		if ((opts->flags & conflicts[i].both) == conflicts[i].both)
 			return gr__fail(-EINVAL, "block %s: %s", name, conflicts[i].why);
+	if (opts->flags & GR_WINDOWED && !(opts->flags & (GR_SHARED | GR_READ_ONLY)))
+		return gr__fail(-EINVAL,
+				"block %s: GR_WINDOWED needs GR_SHARED or GR_READ_ONLY: what is "
+				"stored to a private window is lost with it",
+				name);
 	if (opts->flags & GR_SURVIVE_TRUNCATION && !gr__sigbus_installed())
 		return gr__fail(
 			-EINVAL,
 			"block %s: GR_SURVIVE_TRUNCATION needs gr_sigbus_install() before it",
 			name);
+	return 0;
+}
+
+static int check_window_fields(const struct gr_block_opts *opts, const char *name)
+{
+	bool is_foreign = opts->backing == GR_BACKING_FOREIGN;
+
+	if (!is_foreign && (opts->foreign || opts->foreign_context))
+		return gr__fail(-EINVAL, "block %s: foreign goes with GR_BACKING_FOREIGN only",
+				name);
+	if (is_foreign && (!opts->foreign || !opts->foreign->map || !opts->foreign->unmap))
+		return gr__fail(-EINVAL,
+				"block %s: GR_BACKING_FOREIGN needs functions that map and unmap",
+				name);
+	if (!is_foreign && !(opts->flags & GR_WINDOWED)) {
+		if (opts->window_size || opts->max_windows)
+			return gr__fail(
+				-EINVAL,
+				"block %s: window_size and max_windows go with GR_BACKING_FOREIGN "
+				"and GR_WINDOWED only",
+				name);
+		return 0;
+	}
+	if (opts->align || opts->numa_policy || opts->numa_nodes)
+		return gr__fail(-EINVAL,
+				"block %s: what is seen through windows has no place of its own to "
+				"align or bind",
+				name);
 	return 0;
 }
 
@@ -87,6 +125,7 @@ static int check_fields(const struct gr_block_opts *opts, const char *name)
 	bool is_file = opts->backing == GR_BACKING_FILE;
 	bool is_caller = opts->backing == GR_BACKING_CALLER;
 	size_t i;
+	int rc;
 
 	for (i = 0; i < sizeof(opts->reserved) / sizeof(opts->reserved[0]); i++)
 		if (opts->reserved[i])
@@ -103,8 +142,9 @@ static int check_fields(const struct gr_block_opts *opts, const char *name)
 	if (is_caller && (opts->numa_policy || opts->numa_nodes))
 		return gr__fail(-EINVAL, "block %s: where the caller's memory lies is the caller's",
 				name);
-	if (!is_file)
-		return 0;
+	rc = check_window_fields(opts, name);
+	if (rc < 0 || !is_file)
+		return rc;
 	if (opts->path && opts->fd > 0)
 		return gr__fail(-EINVAL, "block %s: path \"%s\" and fd %d: which of them?", name,
 				opts->path, opts->fd);
@@ -118,13 +158,14 @@ static int check_fields(const struct gr_block_opts *opts, const char *name)
 int gr__options_check(const struct gr_block_opts *opts, struct gr__mem *mem)
 {
 	const char *name = opts->name ? opts->name : "guestram";
+	bool windowed = opts->backing == GR_BACKING_FILE && opts->flags & GR_WINDOWED;
 	int rc;
 
 	if ((unsigned)opts->backing >= sizeof(kinds) / sizeof(kinds[0]))
 		return gr__fail(-EINVAL, "block %s: backing %u: there is no such kind", name,
 				(unsigned)opts->backing);
 	*mem = (struct gr__mem){
-		.ops = kinds[opts->backing],
+		.ops = windowed ? &gr__backing_windowed : kinds[opts->backing],
 		.backing = opts->backing,
 		.fd = -1,
 		.fd_offset = opts->fd_offset,
@@ -144,6 +185,27 @@ int gr__options_check(const struct gr_block_opts *opts, struct gr__mem *mem)
 				(unsigned long long)opts->align);
 	mem->page_size = opts->page_size ? opts->page_size : gr__os_page_size();
 	return gr__huge_check(mem);
+}
+
+static int set_windows(const struct gr_block_opts *opts, struct gr__mem *mem)
+{
+	uint64_t size = opts->window_size;
+
+	if (!size)
+		size = mem->page_size > DEFAULT_WINDOW ? mem->page_size : DEFAULT_WINDOW;
+	if (!gr__is_pow2(size) || size < mem->page_size)
+		return gr__fail(-EINVAL,
+				"block %s: window_size %#llx is no power of two of at least a page "
+				"of %#llx",
+				mem->name, (unsigned long long)size,
+				(unsigned long long)mem->page_size);
+	if (opts->max_windows > MOST_WINDOWS)
+		return gr__fail(-ERANGE, "block %s: max_windows %llu is over %llu", mem->name,
+				(unsigned long long)opts->max_windows,
+				(unsigned long long)MOST_WINDOWS);
+	mem->window_size = size;
+	mem->max_windows = opts->max_windows ? opts->max_windows : DEFAULT_WINDOWS;
+	return 0;
 }
 
 int gr__options_lengths(const struct gr_block_opts *opts, struct gr__mem *mem)
@@ -181,5 +243,5 @@ int gr__options_lengths(const struct gr_block_opts *opts, struct gr__mem *mem)
 		return gr__fail(-ERANGE, "block %s: fd_offset %#llx + %#llx bytes passes 2^63",
 				mem->name, (unsigned long long)mem->fd_offset,
 				(unsigned long long)mem->max_length);
-	return 0;
+	return mem->ops->window ? set_windows(opts, mem) : 0;
 }

@@ -43,9 +43,12 @@ static void touch_pages(char *start, uint64_t length, uint64_t page_size)
 {
 	uint64_t offset;
 
-	/* Adding nothing, atomically: others who share the file may be writing to it. */
+	/*
+	 * Adding nothing, atomically: others who share the file may be writing to it. A word, since
+	 * some processors have no such instruction for a byte.
+	 */
 	for (offset = 0; offset < length; offset += page_size)
-		__atomic_fetch_add(start + offset, 0, __ATOMIC_RELAXED);
+		__atomic_fetch_add((uint32_t *)(start + offset), 0, __ATOMIC_RELAXED);
 }
 
 static int fetch_chunk(const struct job *job, uint64_t offset, uint64_t length)

@@ -6,6 +6,7 @@
 
 /* One for each thread; written by gr__say() of that thread only. */
 static _Thread_local char sentence[512];
+static _Thread_local unsigned said;
 
 void gr__say(const char *format, ...)
 {
@@ -14,6 +15,12 @@ void gr__say(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(sentence, sizeof(sentence), format, args);
 	va_end(args);
+	said++;
+}
+
+unsigned gr__said(void)
+{
+	return said;
 }
 
 const char *gr_last_error(void)

@@ -31,6 +31,7 @@ uint64_t blk_counted(const struct blk *blk, enum blk_count what)
 static void answer(struct blk_worker *worker, struct blk_op *op, uint8_t status)
 {
 	*op->status = status;
+	gr_vhost_wrote(op->request, (const void *)op->status, 1); /* beyond what was moved */
 	if (status == VIRTIO_BLK_S_IOERR)
 		count(worker, BLK_ERRORS, 1);
 	if (status == VIRTIO_BLK_S_UNSUPP)

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The status socket of `guestram serve`: each connection gets one JSON object, then the end. The
- * keys are in docs/vhost.md. Main thread only.
+ * What `guestram serve blk` adds to the status document of <guestram/status.h>: the device's own
+ * figures, as member "blk". The keys are in docs/vhost.md.
  */
 #ifndef BLK_STATUS_H
 #define BLK_STATUS_H
 
 #include "blk.h"
 
-/* A listening, non-blocking socket at @path, mode 0600; or -errno. */
-int blk_status_listen(const char *path);
-/* Answer one connection that waits. */
-void blk_status_answer(int listener, const struct blk *blk, struct gr_vhost *server);
+struct blk_status {
+	const struct blk *blk;
+	struct gr_vhost *server;
+};
+
+/* A gr_status_fn; the context is a struct blk_status. Any thread, while the server is open. */
+char *blk_status_text(void *context);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `guestram bench lookup|update|access|reclaim|dirty`: options and exit code; the measuring is in
- * bench/.
+ * `guestram bench lookup|update|access|reclaim|dirty|window|change`: options and exit code; the
+ * measuring is in bench/.
  */
 #include "bench.h"
 #include "cli.h"
@@ -18,6 +18,9 @@ static const struct {
 	{"access", "loads, stores and copies by guest address", bench_access},
 	{"reclaim", "from the last reader's leave to the release of memory", bench_reclaim},
 	{"dirty", "marks, and harvests of what changed", bench_dirty},
+	{"change", "lookups while blocks are resized, plugged and discarded; preallocation",
+	 bench_change},
+	{"window", "memory that is mapped on demand, in windows", bench_window},
 };
 
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]), KEY_JSON = 256, KEY_QUICK };
@@ -45,8 +48,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!options->which)
-			cli_usage(state,
-				  "which benchmark? lookup, update, access, reclaim or dirty");
+			cli_usage(state, "which benchmark? lookup, update, access, reclaim, dirty, "
+					 "window or change");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -64,7 +67,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim|dirty",
+		"lookup|update|access|reclaim|dirty|window|change",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -2,13 +2,19 @@
 /*
  * guestram serve blk: a file as a vhost-user disk, until SIGTERM or SIGINT.
  *
- * Threads: main waits for signals and answers the status socket, so that it answers while requests
- * hang; one thread serves messages; the library's workers run the queues.
+ * Threads: main waits for signals; one thread serves messages; the library's workers run the
+ * queues, and one more answers the status socket, so that it answers while requests hang.
  */
+#include "blk.h"
+#ifdef CLI_STATUS
 #include "blk_status.h"
+#endif
 #include "cli.h"
 #include <errno.h>
 #include <guestram/vhost.h>
+#ifdef CLI_STATUS
+#include <guestram/status.h>
+#endif
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,7 +26,7 @@
 #include <unistd.h>
 
 struct args {
-	const char *socket, *file, *status_socket, *id;
+	const char *socket, *file, *status, *id;
 	bool read_only;
 	unsigned queues, threads;
 	enum blk_io io;
@@ -32,7 +38,7 @@ enum option_key {
 	KEY_READ_ONLY,
 	KEY_QUEUES,
 	KEY_THREADS,
-	KEY_STATUS_SOCKET,
+	KEY_STATUS,
 	KEY_IO,
 	KEY_SERIAL,
 };
@@ -43,8 +49,11 @@ static const struct argp_option options[] = {
 	{"read-only", KEY_READ_ONLY, NULL, 0, "Refuse writes", 0},
 	{"queues", KEY_QUEUES, "N", 0, "Queues the disk has (default 1)", 0},
 	{"threads", KEY_THREADS, "N", 0, "Threads that run them (default: one each)", 0},
-	{"status-socket", KEY_STATUS_SOCKET, "PATH", 0,
-	 "Give one JSON object of figures to whoever connects here", 0},
+#ifdef CLI_STATUS
+	{"status", KEY_STATUS, "PATH", 0,
+	 "Let 'guestram map', 'top' and 'dump' look at it through this socket", 0},
+	{"status-socket", 0, NULL, OPTION_ALIAS, NULL, 0},
+#endif
 	{"io", KEY_IO, "uring|plain", 0,
 	 "How the file is read and written (default: uring if it can be)", 0},
 	{"serial", KEY_SERIAL, "TEXT", 0,
@@ -72,8 +81,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_THREADS:
 		args->threads = (unsigned)cli_number(state, "--threads", arg, 1, 256);
 		return 0;
-	case KEY_STATUS_SOCKET:
-		args->status_socket = arg;
+	case KEY_STATUS:
+		args->status = arg;
 		return 0;
 	case KEY_SERIAL:
 		if (strlen(arg) > BLK_ID_BYTES)
@@ -130,25 +139,37 @@ static void log_line(void *context, enum gr_log_level level, const char *message
 }
 
 /* Until a signal comes or the server fails. */
-static void wait_for_end(int signals, int status, struct serving *serving, const struct blk *blk)
+static void wait_for_end(int signals, struct serving *serving)
 {
 	struct pollfd fds[] = {
 		{.fd = signals, .events = POLLIN},
 		{.fd = serving->ended, .events = POLLIN},
-		{.fd = status, .events = POLLIN}, /* -1 is passed over */
 	};
 
-	for (;;) {
-		if (poll(fds, 3, -1) < 0 && errno != EINTR)
-			return;
-		if (fds[0].revents || fds[1].revents)
-			return;
-		if (fds[2].revents)
-			blk_status_answer(status, blk, serving->server);
-	}
+	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
 }
 
-static int serve(const struct args *args, struct blk *blk, int signals, int status)
+#ifdef CLI_STATUS
+static int show_status(const struct args *args, struct blk_status *status)
+{
+	int rc = args->status ? gr_status_add("blk", blk_status_text, status) : 0;
+
+	if (!rc && args->status)
+		rc = gr_status_serve(args->status);
+	return rc < 0 ? cli_fail_gr(rc, "serve") : CLI_OK;
+}
+
+static void hide_status(const struct args *args)
+{
+	if (!args->status)
+		return;
+	gr_status_stop();
+	gr_status_remove("blk");
+}
+#endif
+
+static int serve(const struct args *args, struct blk *blk, int signals)
 {
 	struct gr_vhost_opts opts = {
 		.socket_path = args->socket,
@@ -160,6 +181,9 @@ static int serve(const struct args *args, struct blk *blk, int signals, int stat
 		.log = log_line,
 	};
 	struct serving serving = {.rc = 0};
+#ifdef CLI_STATUS
+	struct blk_status status = {.blk = blk};
+#endif
 	pthread_t thread;
 	int rc = gr_vhost_open(&opts, &serving.server);
 
@@ -170,18 +194,28 @@ static int serve(const struct args *args, struct blk *blk, int signals, int stat
 		rc = cli_fail(errno, "serve: no eventfd");
 		goto close_server;
 	}
+#ifdef CLI_STATUS
+	status.server = serving.server;
+	rc = show_status(args, &status);
+	if (rc)
+		goto hide_status;
+#endif
 	rc = pthread_create(&thread, NULL, run, &serving);
 	if (rc) {
 		rc = cli_fail(rc, "serve: no thread");
-		goto close_server;
+		goto hide_status;
 	}
 	printf("guestram: serving %s (%llu bytes) at %s\n", args->file,
 	       (unsigned long long)blk->sectors * BLK_SECTOR, args->socket);
 	fflush(stdout);
-	wait_for_end(signals, status, &serving, blk);
+	wait_for_end(signals, &serving);
 	gr_vhost_stop(serving.server);
 	pthread_join(thread, NULL);
 	rc = serving.rc < 0 ? cli_fail(serving.rc, "serve %s", args->socket) : CLI_OK;
+hide_status:
+#ifdef CLI_STATUS
+	hide_status(args);
+#endif
 close_server:
 	gr_vhost_close(serving.server);
 	if (serving.ended >= 0)
@@ -199,7 +233,7 @@ static int serve_blk(const struct args *args)
 		.worker_max = args->threads ? args->threads : args->queues,
 	};
 	const char *name = strrchr(args->file, '/'), *what;
-	int signals, status = -1, rc;
+	int signals, rc;
 	sigset_t mask;
 
 	snprintf(blk.id, sizeof(blk.id), "%s", args->id ? args->id : name ? name + 1 : args->file);
@@ -216,19 +250,7 @@ static int serve_blk(const struct args *args)
 		rc = cli_fail(rc, "%s: %s", args->file, what);
 		goto close_signals;
 	}
-	if (args->status_socket) {
-		status = blk_status_listen(args->status_socket);
-		if (status < 0) {
-			rc = cli_fail(status, "%s", args->status_socket);
-			goto close_blk;
-		}
-	}
-	rc = serve(args, &blk, signals, status);
-	if (status >= 0) {
-		unlink(args->status_socket);
-		close(status);
-	}
-close_blk:
+	rc = serve(args, &blk, signals);
 	blk_close(&blk);
 close_signals:
 	close(signals);

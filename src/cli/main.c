@@ -17,6 +17,11 @@ static const struct cli_verb verbs[] = {
 #ifdef CLI_VHOST
 	{"serve", "offer a file as a disk to virtual machines (vhost-user)", cmd_serve},
 #endif
+	{"map", "show the memory of a running program: spaces, blocks, pins, reclaim", cmd_map},
+	{"top", "show what changes in it, again and again", cmd_top},
+#ifdef CLI_DUMP
+	{"dump", "write its guest's memory as an ELF core", cmd_dump},
+#endif
 	{"torture", "readers against writers: every stale pointer and leak is counted",
 	 cmd_torture},
 	{"bench", "measure lookups, updates, accesses and reclaim beside their peers", cmd_bench},

@@ -167,7 +167,12 @@ static int track(struct gr__dirty_state *state, struct gr_block *block)
 	uintptr_t last = (uintptr_t)block->mem.host + (block->mem.max_length - 1);
 	int rc = 0;
 
-	if (block->mem.host && !gr__marks_reach(last))
+	if (!block->mem.host)
+		return gr__fail(-ENOTSUP,
+				"dirty: block %s is seen through windows: its writes cannot be "
+				"noted",
+				block->name);
+	if (!gr__marks_reach(last))
 		return gr__fail(-ERANGE, "dirty: block %s lies at %p, above what can be noted",
 				block->name, block->mem.host);
 	tracked = gr__alloc(sizeof(*tracked));
@@ -221,9 +226,22 @@ static void on_deleting(void *context, struct gr_block *block)
 	pthread_mutex_unlock(&state->lock);
 }
 
+static void on_resized(void *context, struct gr_block *block, uint64_t old_length)
+{
+	struct gr__dirty_state *state = context;
+	struct gr_dirty_source *source;
+
+	pthread_mutex_lock(&state->lock);
+	cds_list_for_each_entry (source, &state->sources, node)
+		if (source->ops->resized && gr__tracked_find(state, block))
+			source->ops->resized(source->context, block, old_length);
+	pthread_mutex_unlock(&state->lock);
+}
+
 static const struct gr_listener_ops listener_ops = {
 	.block_added = on_added,
 	.block_deleting = on_deleting,
+	.block_resized = on_resized,
 };
 
 /* ----------------------------------------------------------------------------- life of a state */

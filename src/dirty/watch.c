@@ -105,11 +105,6 @@ static int on_added(void *context, struct gr_block *block)
 	watched->block = block;
 	watched->host = block->mem.host;
 	watched->page_size = block->mem.page_size;
-	if (!watched->host) {
-		rc = gr__fail(-ENOTSUP, "watch: block %s is seen through windows only",
-			      block->name);
-		goto free_watched;
-	}
 	if (watch->mode == GR_WATCH_SYNC) {
 		watched->open = gr__alloc_array(words_of(block->mem.max_length, watched->page_size),
 						sizeof(uint64_t));

@@ -30,8 +30,8 @@
 
 struct gr__sigbus_guard {
 	struct gr__sigbus_guard *next; /* const once published */
-	atomic_bool taken;	       /* a block owns the node */
-	atomic_uint sequence;	       /* odd: being written; 0: never written */
+	atomic_uint taken;    /* a block owns the node; no byte, which riscv64 cannot swap */
+	atomic_uint sequence; /* odd: being written; 0: never written */
 	/* written by the owner between two steps of sequence, read by the handler */
 	atomic_uintptr_t first, last; /* first > last: guards nothing */
 	_Atomic uint64_t page_size;

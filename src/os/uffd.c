@@ -8,6 +8,7 @@
 #include <linux/userfaultfd.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -17,6 +18,14 @@
 #endif
 #ifndef UFFD_FEATURE_WP_ASYNC /* 6.7 */
 #define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+#ifndef UFFDIO_POISON /* 6.6 */
+struct uffdio_poison {
+	struct uffdio_range range;
+	uint64_t mode;
+	int64_t updated;
+};
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
 #endif
 #ifndef PAGEMAP_SCAN /* 6.7 */
 #define PAGE_IS_WRITTEN (1 << 1)
@@ -122,6 +131,99 @@ bool gr__uffd_next(int fd, uintptr_t *addr)
 		}
 	} while (got == sizeof(message) || (got < 0 && errno == EINTR));
 	return false;
+}
+
+/* ------------------------------------------------------------------------------------ missing */
+
+int gr__uffd_open_missing(void)
+{
+	struct uffdio_api api = {.api = UFFD_API,
+				 .features = UFFD_FEATURE_MISSING_HUGETLBFS |
+					     UFFD_FEATURE_MISSING_SHMEM};
+	int fd = open_one(false), rc;
+
+	if (fd < 0)
+		return fd;
+	rc = call(fd, UFFDIO_API, &api, "uffdio.api");
+	if (!rc)
+		return fd;
+	close(fd);
+	return rc == -EINVAL ? -ENOTSUP : rc;
+}
+
+int gr__uffd_register_missing(int fd, void *addr, uint64_t length)
+{
+	struct uffdio_register arg = {.range = {(uintptr_t)addr, length},
+				      .mode = UFFDIO_REGISTER_MODE_MISSING};
+
+	return call(fd, UFFDIO_REGISTER, &arg, "uffdio.register");
+}
+
+static void wake(int fd, uint64_t addr, uint64_t length)
+{
+	struct uffdio_range arg = {addr, length};
+
+	ioctl(fd, UFFDIO_WAKE, &arg);
+}
+
+int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size)
+{
+	uint64_t done = 0;
+
+	while (done < length) {
+		struct uffdio_copy arg = {.dst = (uintptr_t)to + done,
+					  .src = (uintptr_t)from + done,
+					  .len = length - done};
+		int rc = call(fd, UFFDIO_COPY, &arg, "uffdio.copy");
+
+		if (!rc) {
+			return 0;
+		} else if (rc == -EAGAIN) {
+			/* a part, or nothing while the address space changes */
+			done += arg.copy > 0 ? (uint64_t)arg.copy : 0;
+		} else if (rc == -EEXIST) {
+			wake(fd, arg.dst, page_size);
+			done += page_size;
+		} else {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size)
+{
+	uint64_t done = 0;
+
+	while (done < length) {
+		struct uffdio_zeropage arg = {.range = {(uintptr_t)addr + done, length - done}};
+		int rc = call(fd, UFFDIO_ZEROPAGE, &arg, "uffdio.zeropage");
+
+		if (!rc) {
+			return 0;
+		} else if (rc == -EAGAIN) {
+			done += arg.zeropage > 0 ? (uint64_t)arg.zeropage : 0;
+		} else if (rc == -EEXIST) {
+			wake(fd, arg.range.start, page_size);
+			done += page_size;
+		} else {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+void gr__uffd_give_up(int fd, void *addr, uint64_t length)
+{
+	struct uffdio_poison arg = {.range = {(uintptr_t)addr, length}};
+	int rc;
+
+	do
+		rc = ioctl(fd, UFFDIO_POISON, &arg) < 0 ? -errno : 0;
+	while (rc == -EAGAIN);
+	if (rc < 0)
+		mprotect(addr, length, PROT_NONE);
+	wake(fd, (uintptr_t)addr, length);
 }
 
 int gr__pagemap_open(void)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * userfaultfd(2) for write protection, and PAGEMAP_SCAN: which pages were written.
+ * userfaultfd(2) for write protection, PAGEMAP_SCAN: which pages were written; and userfaultfd for
+ * pages that are not there yet.
  *
  * Calls return 0 or -errno, and have a fault by their names.
  */
@@ -25,10 +26,32 @@ void gr__uffd_unregister(int fd, void *addr, uint64_t length);
 int gr__uffd_protect(int fd, void *addr, uint64_t length, bool on);
 
 /*
- * The next write that waits: its address and true, or false when there is none (any more). Only for
- * one that is not async.
+ * The next write or touch that waits: its address and true, or false when there is none (any more).
+ * Not for one that is async.
  */
 bool gr__uffd_next(int fd, uintptr_t *addr);
+
+/*
+ * One for pages that are missing: whoever touches one waits until it is copied or declared zero.
+ * Anonymous, shared and huge memory. -ENOTSUP, -EPERM. Faults: "userfaultfd", "uffdio.api".
+ */
+int gr__uffd_open_missing(void);
+/* Fault: "uffdio.register". */
+int gr__uffd_register_missing(int fd, void *addr, uint64_t length);
+
+/*
+ * Give pages of @page_size their bytes, at once, and wake who waits; those that are there stay as
+ * they are. gr__uffd_zero() likewise, with zeroes, but for huge pages, where it is -EINVAL. Faults:
+ * "uffdio.copy", "uffdio.zeropage".
+ */
+int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size);
+int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
+
+/*
+ * These pages will never come: from now on touching one raises SIGBUS, also in those who wait
+ * (Linux 6.6), or SIGSEGV before that.
+ */
+void gr__uffd_give_up(int fd, void *addr, uint64_t length);
 
 /* /proc/self/pagemap; fault "open.pagemap". */
 int gr__pagemap_open(void);

@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "os/alloc.h"
+#include "os/probe.h"
+#include "ram/claims.h"
 #include "ram/marks.h"
 #include "ram/ram.h"
 #include <errno.h>
@@ -37,6 +39,7 @@ void gr__block_free(struct gr_block *block)
 {
 	if (!block)
 		return;
+	gr__granules_free(block->granules);
 	gr__free(block->name);
 	gr__free(block);
 }
@@ -65,6 +68,9 @@ void gr_block_get_info(const struct gr_block *block, struct gr_block_info *info)
 
 int gr_block_share_fd(const struct gr_block *block, int *fd, uint64_t *offset)
 {
+	if (block->mem.backing == GR_BACKING_FOREIGN)
+		return gr__fail(-ENOTSUP, "block %s: foreign memory has no descriptor to share",
+				block->name);
 	if (!(block->mem.flags & GR_SHARED) || block->mem.fd < 0)
 		return gr__fail(-ENOTSUP,
 				"block %s: its memory is private to this process; make it with "
@@ -93,19 +99,32 @@ int gr_block_discard(struct gr_block *block, uint64_t offset, uint64_t length)
 			      "block %s: discard of %#llx bytes at %#llx: not multiples of %#llx",
 			      block->name, (unsigned long long)length, (unsigned long long)offset,
 			      (unsigned long long)block->mem.page_size);
-	else if (block->busy)
+	else if (block->busy || !block->live)
 		rc = gr__fail(-EBUSY, "block %s: it is being resized or deleted", block->name);
 	else
+		rc = gr__discard_begin(block, GR__DISCARD_UNTOLD);
+	if (!rc)
 		block->users++;
 	pthread_mutex_unlock(&ram->lock);
 	if (rc < 0)
 		return rc;
+	gr__callback_begin(); /* gr_foreign_ops.discard runs in there */
 	if (length)
 		rc = gr__mem_discard(&block->mem, offset, length);
+	gr__callback_end();
+	/*
+	 * A window of a file shows what is in the file, another may show what was there; after a
+	 * failure too, which may have come half way.
+	 */
+	if (length && block->mem.backing == GR_BACKING_FOREIGN)
+		block->window_ops->drop(block, offset, length);
 	if (length && !rc)
 		gr__mark_block(block, offset, length); /* it reads otherwise now */
+	if (!rc)
+		GR_PROBE4(discard, ram, block->name, offset, length);
 	pthread_mutex_lock(&ram->lock);
 	block->users--;
+	gr__discard_end(block, GR__DISCARD_UNTOLD);
 	pthread_mutex_unlock(&ram->lock);
 	return rc;
 }

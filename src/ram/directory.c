@@ -160,8 +160,16 @@ struct gr_block *gr_block_by_host(struct gr_ram *ram, const void *host, uint64_t
 {
 	const struct gr__directory *directory = gr__directory_get(ram);
 
-	return find_holding(directory->by_host, directory->count, (uintptr_t)host, host_key,
-			    offset_in_block);
+	struct gr_block *block;
+	uint64_t offset = 0;
+
+	block = find_holding(directory->by_host, directory->count, (uintptr_t)host, host_key,
+			     &offset);
+	if (!block || !block->mem.host) /* seen through windows, it stands first of all */
+		return NULL;
+	if (offset_in_block)
+		*offset_in_block = offset;
+	return block;
 }
 
 int gr_ram_each_block(struct gr_ram *ram, int (*fn)(void *context, struct gr_block *block),

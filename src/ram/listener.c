@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "os/alloc.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 /* -------------------------------------------------------------------------------- events */
@@ -33,69 +34,112 @@ void gr__event_list_fini(struct gr__event_list *list)
 
 void gr__events_fini(struct gr__events *events)
 {
+	gr__event_list_fini(&events->ask);
 	gr__event_list_fini(&events->down);
 	gr__event_list_fini(&events->up);
 }
 
 /* ------------------------------------------------------------------------------- telling */
 
-/* One event to one listener: it comes (and may be refused) or it leaves. */
+/* One event to one listener: it comes (and may be refused) … */
 static int tell_up(const struct gr_listener *listener, const struct gr__event *event)
 {
+	const struct gr_listener_ops *ops = listener->ops;
 	int rc = 0;
 
 	gr__callback_begin();
-	if (!event->space && listener->ops->block_added)
-		rc = listener->ops->block_added(listener->context, event->block);
-	else if (event->space && listener->ops->range_added)
-		rc = listener->ops->range_added(listener->context, event->space, &event->range);
+	switch (event->kind) {
+	case GR__EVENT_BLOCK:
+		if (ops->block_added)
+			rc = ops->block_added(listener->context, event->block);
+		break;
+	case GR__EVENT_GRANULES:
+		if (ops->granules_plugging)
+			rc = ops->granules_plugging(listener->context, event->block, event->offset,
+						    event->length);
+		break;
+	case GR__EVENT_RANGE:
+		if (ops->range_added)
+			rc = ops->range_added(listener->context, event->space, &event->range);
+		break;
+	case GR__EVENT_LENGTH:
+		if (ops->block_resized)
+			ops->block_resized(listener->context, event->block, event->length);
+		break;
+	}
 	gr__callback_end();
 	return rc;
 }
 
-static void tell_down(const struct gr_listener *listener, const struct gr__event *event)
+/* … or it leaves; only granules, when they are asked for, may refuse. */
+static int tell_down(const struct gr_listener *listener, const struct gr__event *event)
 {
+	const struct gr_listener_ops *ops = listener->ops;
+	int rc = 0;
+
 	gr__callback_begin();
-	if (!event->space && listener->ops->block_deleting)
-		listener->ops->block_deleting(listener->context, event->block);
-	else if (event->space && listener->ops->range_removed)
-		listener->ops->range_removed(listener->context, event->space, &event->range);
-	gr__callback_end();
-}
-
-/* Undo for those of [first, count) of @audience who heard all of `down`. */
-static void restore_down(const struct gr__audience *audience, const struct gr__event_list *down)
-{
-	size_t i, k;
-
-	for (i = 0; i < audience->count; i++) {
-		const struct gr_listener *listener = audience->listeners[i];
-
-		for (k = down->count; k-- > 0;)
-			if (tell_up(listener, &down->events[k]) < 0)
-				gr__ram_log(listener->ram, GR_LOG_WARNING,
-					    "a listener refused to take back what it had before");
+	switch (event->kind) {
+	case GR__EVENT_BLOCK:
+		if (ops->block_deleting)
+			ops->block_deleting(listener->context, event->block);
+		break;
+	case GR__EVENT_GRANULES:
+		if (ops->granules_unplugging)
+			rc = ops->granules_unplugging(listener->context, event->block,
+						      event->offset, event->length);
+		break;
+	case GR__EVENT_RANGE:
+		if (ops->range_removed)
+			ops->range_removed(listener->context, event->space, &event->range);
+		break;
+	case GR__EVENT_LENGTH:
+		break;
 	}
+	gr__callback_end();
+	return rc;
 }
 
-static void take_back_up(const struct gr_listener *listener, const struct gr__event_list *up,
-			 size_t count)
+static void log_refusal(const struct gr_listener *listener)
+{
+	gr__ram_log(listener->ram, GR_LOG_WARNING,
+		    "a listener refused to take back what it had before");
+}
+
+/* Tell one listener that the first @count events of @list, which it heard, have not happened. */
+static void give_back(const struct gr_listener *listener, const struct gr__event_list *list,
+		      size_t count)
 {
 	while (count-- > 0)
-		tell_down(listener, &up->events[count]);
+		if (tell_up(listener, &list->events[count]) < 0)
+			log_refusal(listener);
 }
 
-int gr__audience_tell(const struct gr__audience *audience, const struct gr__events *events)
+static void take_back(const struct gr_listener *listener, const struct gr__event_list *list,
+		      size_t count)
+{
+	while (count-- > 0)
+		if (tell_down(listener, &list->events[count]) < 0)
+			gr__ram_log(listener->ram, GR_LOG_WARNING,
+				    "a listener refused to let go of what is not there");
+}
+
+/* The same for all who heard the whole list. */
+static void give_back_to_all(const struct gr__audience *audience, const struct gr__event_list *list)
+{
+	size_t i;
+
+	for (i = 0; i < audience->count; i++)
+		give_back(audience->listeners[i], list, list->count);
+}
+
+static int ask(const struct gr__audience *audience, const struct gr__event_list *list)
 {
 	size_t i, k;
-	int rc;
+	int rc = 0;
 
-	for (i = audience->count; i-- > 0;)
-		for (k = 0; k < events->down.count; k++)
-			tell_down(audience->listeners[i], &events->down.events[k]);
-	for (i = 0; i < audience->count; i++) {
-		for (k = 0; k < events->up.count; k++) {
-			rc = tell_up(audience->listeners[i], &events->up.events[k]);
+	for (i = audience->count; i-- > 0;) {
+		for (k = 0; k < list->count; k++) {
+			rc = tell_down(audience->listeners[i], &list->events[k]);
 			if (rc < 0)
 				goto refused;
 		}
@@ -103,11 +147,47 @@ int gr__audience_tell(const struct gr__audience *audience, const struct gr__even
 	return 0;
 
 refused:
-	take_back_up(audience->listeners[i], &events->up, k);
+	give_back(audience->listeners[i], list, k);
+	while (++i < audience->count)
+		give_back(audience->listeners[i], list, list->count);
+	return gr__fail(rc, "a listener refused to let granules go: %s", strerror(-rc));
+}
+
+int gr__audience_tell(const struct gr__audience *audience, const struct gr__events *events)
+{
+	char why[256];
+	unsigned said;
+	size_t i, k;
+	int rc = ask(audience, &events->ask);
+
+	if (rc < 0)
+		return rc;
+	for (i = audience->count; i-- > 0;)
+		for (k = 0; k < events->down.count; k++)
+			if (tell_down(audience->listeners[i], &events->down.events[k]) < 0)
+				gr__ram_log(audience->listeners[i]->ram, GR_LOG_WARNING,
+					    "a listener refused to let go of what is gone");
+	for (i = 0; i < audience->count; i++) {
+		for (k = 0; k < events->up.count; k++) {
+			said = gr__said();
+			rc = tell_up(audience->listeners[i], &events->up.events[k]);
+			if (rc < 0 && events->forced)
+				log_refusal(audience->listeners[i]);
+			else if (rc < 0)
+				goto refused;
+		}
+	}
+	return 0;
+
+refused:
+	/* its own reason, if it said one; what is told back may say others */
+	snprintf(why, sizeof(why), "%s", gr__said() != said ? gr_last_error() : strerror(-rc));
+	take_back(audience->listeners[i], &events->up, k);
 	while (i-- > 0)
-		take_back_up(audience->listeners[i], &events->up, events->up.count);
-	restore_down(audience, &events->down);
-	return gr__fail(rc, "a listener refused the change: %s", strerror(-rc));
+		take_back(audience->listeners[i], &events->up, events->up.count);
+	give_back_to_all(audience, &events->down);
+	give_back_to_all(audience, &events->ask);
+	return gr__fail(rc, "a listener refused the change: %s", why);
 }
 
 void gr__audience_tell_back(const struct gr__audience *audience, const struct gr__events *events)
@@ -115,8 +195,23 @@ void gr__audience_tell_back(const struct gr__audience *audience, const struct gr
 	size_t i;
 
 	for (i = audience->count; i-- > 0;)
-		take_back_up(audience->listeners[i], &events->up, events->up.count);
-	restore_down(audience, &events->down);
+		take_back(audience->listeners[i], &events->up, events->up.count);
+	give_back_to_all(audience, &events->down);
+	give_back_to_all(audience, &events->ask);
+}
+
+void gr__audience_tell_resized(const struct gr__audience *audience, struct gr_block *block,
+			       uint64_t old_length)
+{
+	const struct gr__event event = {
+		.kind = GR__EVENT_LENGTH,
+		.block = block,
+		.length = old_length,
+	};
+	size_t i;
+
+	for (i = 0; i < audience->count; i++)
+		tell_up(audience->listeners[i], &event);
 }
 
 void gr__audience_tell_committed(const struct gr__audience *audience, struct gr_space *space,

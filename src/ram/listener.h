@@ -2,10 +2,11 @@
 /*
  * Listeners, and the events of one change as they are told to them.
  *
- * The events of a change are two lists. `down` is what leaves: ranges by falling address, then
- * blocks; told to listeners by falling priority. `up` is what comes: blocks, then ranges by rising
- * address; told by rising priority, and an `up` event may be refused. Undoing is telling both lists
- * backwards with the meanings swapped.
+ * The events of a change are three lists. `ask` is granules that are about to be unplugged; told
+ * first, by falling priority, and may be refused. `down` is what leaves: ranges by falling address,
+ * then granules, then blocks; told by falling priority. `up` is what comes: blocks, granules, then
+ * ranges by rising address; told by rising priority, and an `up` event may be refused. Undoing is
+ * telling the lists backwards with the meanings swapped.
  *
  * Threads: ram->listeners and the users counts under ram->lock; telling with no lock held. A
  * listener is freed only at users == 0.
@@ -24,9 +25,18 @@ struct gr_listener {
 	unsigned users;			   /* wr: ram->lock: changes that are telling it */
 };
 
+enum gr__event_kind {
+	GR__EVENT_BLOCK,
+	GR__EVENT_GRANULES,
+	GR__EVENT_RANGE,
+	GR__EVENT_LENGTH, /* in `up` only, not to be refused, without an end */
+};
+
 struct gr__event {
-	struct gr_block *block; /* a block's event, when @space is NULL */
-	struct gr_space *space;
+	enum gr__event_kind kind;
+	struct gr_block *block;	 /* all but RANGE */
+	uint64_t offset, length; /* GRANULES; LENGTH: the old one */
+	struct gr_space *space;	 /* RANGE */
 	struct gr_range range;
 };
 
@@ -36,7 +46,8 @@ struct gr__event_list {
 };
 
 struct gr__events {
-	struct gr__event_list down, up;
+	struct gr__event_list ask, down, up;
+	bool forced; /* refusals are logged, no more */
 };
 
 /* 0 or -ENOMEM. */
@@ -63,6 +74,9 @@ int gr__audience_tell(const struct gr__audience *audience, const struct gr__even
 void gr__audience_tell_back(const struct gr__audience *audience, const struct gr__events *events);
 void gr__audience_tell_committed(const struct gr__audience *audience, struct gr_space *space,
 				 uint64_t generation);
+
+void gr__audience_tell_resized(const struct gr__audience *audience, struct gr_block *block,
+			       uint64_t old_length);
 
 /* After a block's reclaim. No lock held; needs no memory. */
 void gr__listeners_tell_reclaimed(struct gr_ram *ram, const struct gr_block_info *info);

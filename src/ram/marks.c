@@ -14,7 +14,6 @@
 #include "ram/marks.h"
 #include "base/error.h"
 #include "os/barrier.h"
-#include "os/hooks.h"
 #include "os/memory.h"
 #include "ram/ram.h"
 #include <errno.h>
@@ -167,7 +166,9 @@ void gr__mark_slow(const void *host, uint64_t length)
 
 void gr__mark_block(struct gr_block *block, uint64_t offset, uint64_t length)
 {
-	gr_mark_host((char *)block->mem.host + offset, length);
+	if (block->mem.host)	     /* else seen through windows: not tracked */
+		if (block->mem.host) /* what is seen through windows is not noted */
+			gr_mark_host((char *)block->mem.host + offset, length);
 }
 
 /* -------------------------------------------------------------------------------------- take */
@@ -182,7 +183,7 @@ void gr__marks_take(unsigned shift, const struct gr_block *block, uint64_t offse
 	uint64_t first = host >> shift, last = (host + (length - 1)) >> shift;
 	uint64_t at, end = last >> 6, mask, bits;
 
-	if (!words || !length)
+	if (!words || !length || !block->mem.host)
 		return;
 	for (at = first >> 6; at <= end; at++) {
 		if (!__atomic_load_n(&words[at], __ATOMIC_RELAXED))
@@ -205,7 +206,6 @@ void gr__marks_take(unsigned shift, const struct gr_block *block, uint64_t offse
 
 void gr__marks_settle(void)
 {
-	GR_POINT("marks.settle");
 	if (has_barrier)
 		gr__os_barrier();
 	else

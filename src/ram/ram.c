@@ -6,6 +6,7 @@
 #include "os/alloc.h"
 #include "ram/directory.h"
 #include "ram/reclaim.h"
+#include "ram/registry.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@ int gr_ram_open(const struct gr_ram_opts *opts, struct gr_ram **result)
 	CDS_INIT_LIST_HEAD(&ram->reserved);
 	CDS_INIT_LIST_HEAD(&ram->spaces);
 	CDS_INIT_LIST_HEAD(&ram->listeners);
+	CDS_INIT_LIST_HEAD(&ram->claims);
 	CDS_INIT_LIST_HEAD(&ram->pending);
 	pthread_mutex_init(&ram->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -59,6 +61,7 @@ int gr_ram_open(const struct gr_ram_opts *opts, struct gr_ram **result)
 	rc = gr__reclaim_start(ram);
 	if (rc < 0)
 		goto free_directory;
+	gr__registry_enter(ram);
 	*result = ram;
 	return 0;
 
@@ -121,12 +124,17 @@ uint64_t gr__ram_pins(struct gr_ram *ram)
 	return pins;
 }
 
-void gr_ram_get_stats(struct gr_ram *ram, struct gr_ram_stats *stats)
+uint64_t gr__now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+void gr__ram_stats(struct gr_ram *ram, struct gr_ram_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
-	if (gr__ram_check(ram, "stats") < 0)
-		return; /* in a forked child the lock may be held by a thread that is not there */
-	pthread_mutex_lock(&ram->lock);
 	stats->blocks = ram->directory->count;
 	stats->spaces = ram->space_count;
 	stats->ranges = ram->ranges;
@@ -141,5 +149,14 @@ void gr_ram_get_stats(struct gr_ram *ram, struct gr_ram_stats *stats)
 	stats->bytes_reclaimed = ram->bytes_reclaimed;
 	stats->grace_periods = __atomic_load_n(&ram->grace_periods, __ATOMIC_RELAXED);
 	stats->pins = gr__ram_pins(ram);
+}
+
+void gr_ram_get_stats(struct gr_ram *ram, struct gr_ram_stats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	if (gr__ram_check(ram, "stats") < 0)
+		return; /* in a forked child the lock may be held by a thread that is not there */
+	pthread_mutex_lock(&ram->lock);
+	gr__ram_stats(ram, stats);
 	pthread_mutex_unlock(&ram->lock);
 }

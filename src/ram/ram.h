@@ -22,6 +22,7 @@
 #define GR__RAM_H
 
 #include "backing/backing.h"
+#include "ram/granules.h"
 #include "ram/offsets.h"
 #include <guestram.h>
 #include <pthread.h>
@@ -43,6 +44,16 @@ struct gr__garbage {
 	uint64_t bytes;
 };
 
+struct gr__windows;
+
+/* What the window layer does for the layers below it. No lock held. */
+struct gr__window_ops {
+	/* No lookup from now on finds a window that was mapped before. Does not wait. */
+	void (*drop)(struct gr_block *block, uint64_t offset, uint64_t length);
+	/* Unmap them all; no reader and no pin knows the block. */
+	void (*close)(struct gr_block *block);
+};
+
 struct gr_block {
 	struct gr_ram *ram;  /* const */
 	char *name;	     /* const */
@@ -50,14 +61,20 @@ struct gr_block {
 	struct gr__mem mem;  /* its length: wr: who made or resizes the block; the rest const */
 	uint64_t length;     /* what readers may see; wr: ram->lock, read atomically by them */
 	uint64_t ram_offset; /* const */
-	unsigned mapped;     /* wr: ram->lock: ranges of current views that name it */
-	unsigned users;	     /* wr: ram->lock: changes under way that need it to stay live */
-	bool live;	     /* wr: ram->lock: in the directory */
-	bool busy;	     /* wr: ram->lock: one thread is deleting or resizing it */
-	bool refused;	     /* const once pending: it was never live, and its memory is undone */
-	uint64_t sequence;   /* wr: ram->lock: of its deletion */
-	struct cds_list_head node; /* wr: ram->lock: in ram->reserved, then in ram->pending */
-	struct gr_block *link;	   /* owned by the queue it is in: deleted, unpinned or ready */
+	struct gr__windows *windows; /* const once live: how it is seen; NULL: at mem.host */
+	const struct gr__window_ops *window_ops; /* const once live; with it */
+	unsigned mapped;      /* wr: ram->lock: ranges of current views that name it */
+	unsigned users;	      /* wr: ram->lock: changes under way that need it to stay live */
+	bool live;	      /* wr: ram->lock: in the directory */
+	bool busy;	      /* wr: ram->lock: one thread is deleting or resizing it */
+	bool refused;	      /* const once pending: it was never live, and its memory is undone */
+	uint64_t sequence;    /* wr: ram->lock: of its deletion */
+	uint64_t deleted_ns;  /* wr: ram->lock: when, by the monotonic clock */
+	unsigned discards[2]; /* wr: ram->lock: under way, by enum gr__discard */
+	struct gr__granules *granules; /* atomic, set under ram->lock; NULL: never had any */
+	struct gr_plug *plug;	       /* wr: ram->lock, read atomically: while granules are open */
+	struct cds_list_head node;     /* wr: ram->lock: in ram->reserved, then in ram->pending */
+	struct gr_block *link;	       /* owned by the queue it is in: deleted, unpinned or ready */
 
 	/*
 	 * atomic; a line away from the rest, since every request in flight writes to it. (Not an
@@ -68,6 +85,10 @@ struct gr_block {
 };
 
 struct gr_ram {
+	struct cds_list_head open_node; /* these four: wr: the registry's lock, registry.c */
+	uint64_t number;		/* const once open: its place in the order of opening */
+	unsigned lookers;		/* who look at it, and keep it from being closed */
+	bool leaving;			/* gr_ram_close() waits for them */
 	pthread_mutex_t lock;
 	pthread_cond_t
 		reclaimed; /* with lock: a block left pending, or became ready, or a change ended */
@@ -90,6 +111,8 @@ struct gr_ram {
 	uint64_t range_bytes; /* wr: lock */
 
 	struct cds_list_head listeners; /* wr: lock: by rising priority */
+	struct cds_list_head claims;	/* wr: lock: struct gr_discard_claim */
+	unsigned discards[2];		/* wr: lock: of all blocks, by enum gr__discard */
 
 	unsigned holders; /* wr: lock: what must be closed before the RAM */
 	void *dirty;	  /* wr: lock, once: of the layer above, which says how it ends */
@@ -98,6 +121,9 @@ struct gr_ram {
 	struct gr__garbage *garbage;  /* wr: lock */
 	uint64_t garbage_bytes;	      /* wr: lock */
 	unsigned garbage_count;	      /* wr: lock */
+	struct gr__garbage *mappings; /* wr: lock: garbage that only the worker frees */
+	uint64_t mappings_retired;    /* wr: lock: how many have come there */
+	uint64_t mappings_freed;      /* wr: lock: how many of them are freed */
 	struct gr_block *deleted;     /* wr: lock: waiting for a grace period */
 	struct gr_block *ready;	      /* wr: lock: for gr_ram_reclaim() */
 	struct cds_list_head pending; /* wr: lock: deleted, not reclaimed, in order of deletion */
@@ -117,11 +143,17 @@ struct gr_ram {
 /* May this thread wait for readers and callbacks? 0 or -EDEADLK, said for @call if not NULL. */
 int gr__may_wait(const char *call);
 
+/* Is the read section that this thread is in the only one, and no callback around it? */
+bool gr__section_is_outermost(void);
+
 /* What read sections need of the process; 0 or -errno. */
 int gr__section_init(void);
 
 /* Wait until every read section that has begun is over. No lock held; only where gr__may_wait(). */
 void gr__synchronize(void);
+
+/* Nanoseconds of the monotonic clock. */
+uint64_t gr__now_ns(void);
 
 /* Around every callback: gr__may_wait() says no inside. Nests. */
 void gr__callback_begin(void);
@@ -137,6 +169,9 @@ int gr__ram_check_open(const struct gr_ram *ram);
 __attribute__((format(printf, 3, 4))) void gr__ram_log(struct gr_ram *ram, enum gr_log_level level,
 						       const char *format, ...);
 
+/* gr_ram_get_stats() for a caller who holds the lock. */
+void gr__ram_stats(struct gr_ram *ram, struct gr_ram_stats *stats);
+
 /* Pins held on live and pending blocks. Lock held. */
 uint64_t gr__ram_pins(struct gr_ram *ram);
 
@@ -144,6 +179,19 @@ uint64_t gr__ram_pins(struct gr_ram *ram);
 int gr__block_alloc(struct gr_ram *ram, const struct gr_block_opts *opts, struct gr_block **block);
 /* Frees a block whose memory is released, or was never made. */
 void gr__block_free(struct gr_block *block);
+
+/* NULL: the block has no granules, and never had. */
+static inline struct gr__granules *gr__block_granules(const struct gr_block *block)
+{
+	/* acquire: the table is whole; pairs with the store in gr_plug_open() */
+	return __atomic_load_n(&block->granules, __ATOMIC_ACQUIRE);
+}
+
+/* The same when granules are open on it now. Lock held. */
+static inline struct gr__granules *gr__block_open_granules(const struct gr_block *block)
+{
+	return block->granules && block->granules->open ? block->granules : NULL;
+}
 
 static inline uint64_t gr__block_length(const struct gr_block *block)
 {

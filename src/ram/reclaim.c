@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "os/event.h"
 #include "os/hooks.h"
+#include "os/probe.h"
 #include "os/thread.h"
 #include "ram/listener.h"
 #include <errno.h>
@@ -50,7 +51,9 @@ static void wake_worker(struct gr_ram *ram)
 
 static void synchronize(struct gr_ram *ram)
 {
+	GR_PROBE1(grace_begin, ram);
 	gr__synchronize();
+	GR_PROBE1(grace_end, ram);
 	__atomic_add_fetch(&ram->grace_periods, 1, __ATOMIC_RELAXED);
 }
 
@@ -106,6 +109,49 @@ void gr__retire_settle(struct gr_ram *ram, struct gr__garbage *surplus)
 	free_garbage(surplus);
 }
 
+void gr__retire_mapping(struct gr_ram *ram, struct gr__garbage *garbage, bool soon)
+{
+	garbage->next = ram->mappings;
+	ram->mappings = garbage;
+	ram->mappings_retired++;
+	if (soon)
+		wake_worker(ram);
+}
+
+void gr__retire_mappings_soon(struct gr_ram *ram)
+{
+	wake_worker(ram);
+}
+
+bool gr__retire_mappings_wait(struct gr_ram *ram)
+{
+	uint64_t upto;
+	bool waited;
+
+	pthread_mutex_lock(&ram->lock);
+	upto = ram->mappings_retired;
+	waited = ram->mappings_freed < upto;
+	if (waited)
+		wake_worker(ram);
+	/* the worker takes all there are, so they are freed in the order they came */
+	while (ram->mappings_freed < upto)
+		pthread_cond_wait(&ram->reclaimed, &ram->lock);
+	pthread_mutex_unlock(&ram->lock);
+	return waited;
+}
+
+/* By the worker, after their grace period. */
+static void free_mappings(struct gr_ram *ram, struct gr__garbage *mappings, uint64_t upto)
+{
+	if (!mappings)
+		return;
+	free_garbage(mappings);
+	pthread_mutex_lock(&ram->lock);
+	ram->mappings_freed = upto;
+	pthread_cond_broadcast(&ram->reclaimed);
+	pthread_mutex_unlock(&ram->lock);
+}
+
 /* ----------------------------------------------------------------------------------- blocks */
 
 void gr__block_reclaim_later(struct gr_block *block)
@@ -113,6 +159,7 @@ void gr__block_reclaim_later(struct gr_block *block)
 	struct gr_ram *ram = block->ram;
 
 	block->sequence = ++ram->sequence;
+	block->deleted_ns = gr__now_ns();
 	cds_list_add_tail(&block->node, &ram->pending);
 	ram->blocks_pending++;
 	ram->bytes_pending += block->mem.max_length;
@@ -131,11 +178,15 @@ static void release_block(struct gr_block *block)
 	info.host = NULL;
 	info.fd = -1;
 	gr__callback_begin(); /* a caller's release runs in there */
+	if (block->windows)
+		block->window_ops->close(block);
 	if (block->refused)
 		gr__mem_undo(&block->mem);
 	else
 		gr__mem_release(&block->mem);
 	gr__callback_end();
+
+	GR_PROBE4(reclaim, ram, block->name, info.max_length, gr__now_ns() - block->deleted_ns);
 
 	/* First: what a listener keeps by RAM offset is gone before a new block gets the offset. */
 	gr__listeners_tell_reclaimed(ram, &info);
@@ -201,7 +252,8 @@ static bool mark_unlinked(struct gr_block *block)
 static void work(struct gr_ram *ram)
 {
 	struct gr_block *deleted, *next, *ready = NULL;
-	struct gr__garbage *garbage;
+	struct gr__garbage *garbage, *mappings;
+	uint64_t upto;
 
 	/*
 	 * acquire: the queues are read after it; pairs with wake_worker(). Not a store: it would
@@ -213,13 +265,18 @@ static void work(struct gr_ram *ram)
 	garbage = take_garbage(ram);
 	deleted = ram->deleted;
 	ram->deleted = NULL;
+	mappings = ram->mappings;
+	ram->mappings = NULL;
+	upto = ram->mappings_retired;
 	pthread_mutex_unlock(&ram->lock);
 
-	if (garbage || deleted) {
+	if (garbage || deleted || mappings) {
 		GR_POINT("reclaim.before_grace");
 		synchronize(ram);
 		GR_POINT("reclaim.after_grace");
 	}
+	/* first: they are of blocks that may be among these, and others wait for them */
+	free_mappings(ram, mappings, upto);
 	for (; deleted; deleted = next) {
 		next = deleted->link; /* before another thread may own it */
 		if (mark_unlinked(deleted)) {

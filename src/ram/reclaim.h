@@ -20,6 +20,22 @@ struct gr__garbage *gr__retire_surplus(struct gr_ram *ram);
 void gr__retire_settle(struct gr_ram *ram, struct gr__garbage *surplus);
 
 /*
+ * The same for what unmaps memory or runs a callback: only the worker frees it, with no lock held,
+ * and before the memory of any block that is queued for reclaim later. @soon: call the worker now,
+ * else whenever it comes. Lock held. Needs no memory.
+ */
+void gr__retire_mapping(struct gr_ram *ram, struct gr__garbage *garbage, bool soon);
+
+/* Call the worker for what gr__retire_mapping() has taken. */
+void gr__retire_mappings_soon(struct gr_ram *ram);
+
+/*
+ * Wait until all that gr__retire_mapping() has taken is freed; false: nothing was left to wait for.
+ * No lock held; only where gr__may_wait().
+ */
+bool gr__retire_mappings_wait(struct gr_ram *ram);
+
+/*
  * Reclaim an unlinked block after its readers and pins. Lock held; no view and no directory that a
  * new read section can load names it. Needs no memory.
  */

@@ -13,10 +13,12 @@
 #include <errno.h>
 #include <urcu/urcu-memb.h>
 
-/* Made once, before the first RAM is opened or the first section is entered. */
-static pthread_key_t exit_key;
-static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
-static int exit_key_rc;
+/*
+ * Made once, before the first RAM is opened or the first section is entered; tried again by the
+ * next of them when there was none to be had. The key plus 1, 0: not made. Atomic: release when it
+ * is made, acquire where it is used.
+ */
+static uint64_t exit_key;
 
 /* How many callbacks of ours this thread is inside of. */
 static _Thread_local unsigned callbacks;
@@ -33,19 +35,23 @@ static void unregister_at_exit(void *unused)
 	urcu_memb_unregister_thread();
 }
 
-static void make_exit_key(void)
-{
-	exit_key_rc = GR_FAULT("pthread_key_create");
-	if (!exit_key_rc)
-		exit_key_rc = pthread_key_create(&exit_key, unregister_at_exit);
-}
-
 int gr__section_init(void)
 {
-	pthread_once(&exit_key_once, make_exit_key);
-	if (exit_key_rc)
-		return gr__fail(-exit_key_rc,
-				"RAM: no thread-specific key: the process has used them up");
+	uint64_t none = 0;
+	pthread_key_t key;
+	int rc;
+
+	if (__atomic_load_n(&exit_key, __ATOMIC_ACQUIRE)) /* pairs with the exchange below */
+		return 0;
+	rc = GR_FAULT("pthread_key_create");
+	if (!rc)
+		rc = pthread_key_create(&key, unregister_at_exit);
+	if (rc)
+		return gr__fail(-rc, "RAM: no thread-specific key: the process has used them up");
+	/* the other thread's key is as good; nobody has a value of ours yet */
+	if (!__atomic_compare_exchange_n(&exit_key, &none, (uint64_t)key + 1, false,
+					 __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+		pthread_key_delete(key);
 	return 0;
 }
 
@@ -55,8 +61,9 @@ void gr__thread_register(void)
 	if (gr__section_init() < 0)
 		return;
 	urcu_memb_register_thread();
-	/* any value but NULL makes the destructor run */
-	pthread_setspecific(exit_key, &exit_key);
+	/* any value but NULL makes the destructor run; acquire: pairs with gr__section_init() */
+	pthread_setspecific((pthread_key_t)(__atomic_load_n(&exit_key, __ATOMIC_ACQUIRE) - 1),
+			    &exit_key);
 }
 
 void gr__synchronize(void)
@@ -75,6 +82,12 @@ void gr__callback_begin(void)
 void gr__callback_end(void)
 {
 	callbacks--;
+}
+
+bool gr__section_is_outermost(void)
+{
+	return !callbacks &&
+	       (URCU_TLS(urcu_memb_reader).ctr & URCU_GP_CTR_NEST_MASK) == URCU_GP_COUNT;
 }
 
 int gr__may_wait(const char *call)

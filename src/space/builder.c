@@ -327,6 +327,10 @@ int gr__builder_map(struct gr__builder *builder, uint64_t addr, struct gr_block 
 	struct gr__place place;
 	int rc;
 
+	if (block->windows) {
+		range.foreign = true;
+		range.windows = block->windows;
+	}
 	if (gr__builder_seek(builder, addr, &place)) {
 		const struct gr__chunk *chunk = builder->chunks[place.chunk];
 		uint64_t first = chunk->firsts[place.index];

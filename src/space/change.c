@@ -26,17 +26,20 @@
 #include "base/range.h"
 #include "os/alloc.h"
 #include "os/hooks.h"
+#include "os/probe.h"
+#include "ram/claims.h"
 #include "ram/directory.h"
 #include "ram/listener.h"
 #include "ram/reclaim.h"
 #include "space/builder.h"
+#include "space/windows.h"
 #include <errno.h>
 #include <string.h>
 
 /* The edits of one space. */
 struct part {
 	struct gr__space *space;
-	struct gr__op op; /* for changes of a block */
+	struct gr__op op; /* for changes of a block; of granules: run.granule_ops */
 	const struct gr__op *ops;
 	size_t op_count;
 	bool close;
@@ -49,11 +52,14 @@ struct run {
 	struct gr__change *change;
 	struct part *parts;
 	size_t part_count;
-	struct part single; /* the usual case needs no memory */
+	struct part single;	    /* the usual case needs no memory */
+	struct gr__op *granule_ops; /* one for each window */
 	struct gr__directory *directory;
 	struct gr__events events;
 	struct gr__audience told;
 	bool counted; /* in ram->changes */
+	bool published;
+	uint64_t old_length; /* of change->resize, then */
 };
 
 /* ------------------------------------------------------------------------------ building */
@@ -90,13 +96,20 @@ static int apply_op(struct gr__builder *builder, const struct gr__op *op, bool c
 		return gr__builder_unmap_block(builder, op->block);
 	case GR__OP_RESIZE:
 		return gr__builder_resize(builder, op->block, op->length);
+	case GR__OP_WINDOW_OPEN:
+		return gr__window_show(builder, op->window);
+	case GR__OP_WINDOW_CLOSE:
+		return gr__window_hide(builder, op->window);
+	case GR__OP_GRANULES:
+		return gr__window_change(builder, op->window, op->granules);
 	}
 	return -EINVAL;
 }
 
 /*
- * What a change keeps others from: all it touches, and all it unmaps, holes too, since a range that
- * came there before it is published would leave with it, untold. False: op without such addresses.
+ * What a change keeps others from: all it touches, and all that its ops name, holes too, since a
+ * range that came into a hole before an unmap is published would leave with it, untold. False: op
+ * without such addresses.
  */
 static bool needs_claim(const struct part *part, size_t index, struct gr__interval *interval)
 {
@@ -108,7 +121,8 @@ static bool needs_claim(const struct part *part, size_t index, struct gr__interv
 	}
 	op = &part->ops[index - part->builder.touched_count];
 	*interval = (struct gr__interval){op->first, op->last};
-	return op->kind == GR__OP_UNMAP;
+	return op->kind == GR__OP_MAP || op->kind == GR__OP_UNMAP ||
+	       op->kind == GR__OP_WINDOW_OPEN || op->kind == GR__OP_WINDOW_CLOSE;
 }
 
 static bool is_claimed(const struct gr__claim *claim, const struct gr__interval *interval)
@@ -122,6 +136,7 @@ static bool is_claimed(const struct gr__claim *claim, const struct gr__interval 
 	return false;
 }
 
+/* Of what its ops name and, once it is built, of what it touches. */
 static int check_claims(const struct part *part)
 {
 	size_t count = part->builder.touched_count + part->op_count, i;
@@ -146,26 +161,40 @@ static int check_claims(const struct part *part)
 	return 0;
 }
 
+/* What is to be known before anything is built: "overlaps" or "nothing is mapped there" may be so
+ * only for the time being, while others are being told. */
+static int check_part(const struct part *part)
+{
+	size_t i;
+	int rc = 0;
+
+	if (part->space->closing)
+		return gr__fail(-EBUSY, "space %s: it is being closed", part->space->name);
+	rc = check_claims(part);
+	if (cds_list_empty(&part->space->windows))
+		return rc;
+	for (i = 0; i < part->op_count && !rc; i++)
+		if (part->ops[i].kind == GR__OP_MAP || part->ops[i].kind == GR__OP_UNMAP ||
+		    part->ops[i].kind == GR__OP_WINDOW_OPEN)
+			rc = gr__windows_check(part->space, &part->ops[i]);
+	return rc;
+}
+
 /* Lock held. @check is false when this change holds its claims already. */
 static int build_part(struct part *part, bool check)
 {
 	size_t i;
 	int rc;
 
-	if (check && part->space->closing)
-		return gr__fail(-EBUSY, "space %s: it is being closed", part->space->name);
-	rc = gr__builder_begin(&part->builder, part->space);
+	rc = check ? check_part(part) : 0;
+	if (!rc)
+		rc = gr__builder_begin(&part->builder, part->space);
 	for (i = 0; i < part->op_count && !rc; i++)
 		rc = apply_op(&part->builder, &part->ops[i], check);
 	if (!rc && (part->builder.touched_count || part->close))
 		rc = gr__builder_finish(&part->builder);
-	/* before "nothing is mapped there" is said, too: it may be on its way */
-	if (check && (!rc || rc == -ENOENT)) {
-		int claimed = check_claims(part);
-
-		if (claimed < 0)
-			rc = claimed;
-	}
+	if (!rc && check)
+		rc = check_claims(part);
 	return rc;
 }
 
@@ -198,13 +227,84 @@ static int build(struct run *run, bool check)
 	return rc;
 }
 
+/* A part for each space that shows some of the granules in a window, with an op for each window. */
+static int collect_windows(struct run *run)
+{
+	const struct gr__granule_change *granules = run->change->granules;
+	struct cds_list_head *windows = &granules->block->granules->windows;
+	struct gr_ram *ram = run->change->ram;
+	struct gr__window *window;
+	struct gr__space *space;
+	size_t count = 0, spaces = 0;
+
+	cds_list_for_each_entry (window, windows, in_granules)
+		count++;
+	if (!count)
+		return 0;
+	run->granule_ops = gr__alloc_array(count, sizeof(*run->granule_ops));
+	spaces = count < ram->space_count ? count : ram->space_count;
+	run->parts = gr__alloc_array(spaces, sizeof(*run->parts));
+	if (!run->granule_ops || !run->parts)
+		return gr__fail(-ENOMEM, "block %s: no memory for a change of granules",
+				granules->block->name);
+	count = 0;
+	cds_list_for_each_entry (space, &ram->spaces, node) {
+		struct part *part = &run->parts[run->part_count];
+
+		part->ops = &run->granule_ops[count];
+		cds_list_for_each_entry (window, windows, in_granules) {
+			if (window->space != space)
+				continue;
+			run->granule_ops[count++] = (struct gr__op){
+				.kind = GR__OP_GRANULES,
+				.window = window,
+				.granules = granules,
+			};
+			part->op_count++;
+		}
+		if (!part->op_count)
+			continue;
+		part->space = space;
+		run->part_count++;
+		if (run->part_count == spaces)
+			break;
+	}
+	return 0;
+}
+
+/* A part for each space there is, for a block that @op is about. */
+static int collect_spaces(struct run *run, const struct gr__op *op)
+{
+	struct gr__change *change = run->change;
+	struct gr__space *space;
+
+	run->parts = gr__alloc_array(change->ram->space_count, sizeof(*run->parts));
+	if (!run->parts)
+		return gr__fail(-ENOMEM, "block %s: no memory for a change", op->block->name);
+	cds_list_for_each_entry (space, &change->ram->spaces, node) {
+		struct part *part = &run->parts[run->part_count++];
+
+		part->space = space;
+		part->op = *op;
+		part->ops = &part->op;
+		part->op_count = 1;
+	}
+	return 0;
+}
+
 /* Which spaces the change edits. */
 static int collect_parts(struct run *run)
 {
 	struct gr__change *change = run->change;
 	struct gr_block *block = change->remove ? change->remove : change->resize;
-	struct gr__space *space;
+	const struct gr__op op = {
+		.kind = change->remove ? GR__OP_UNMAP_BLOCK : GR__OP_RESIZE,
+		.block = block,
+		.length = change->length,
+	};
 
+	if (change->granules)
+		return collect_windows(run);
 	if (change->space) {
 		run->parts = &run->single;
 		run->part_count = 1;
@@ -214,25 +314,61 @@ static int collect_parts(struct run *run)
 		run->single.close = change->close;
 		return 0;
 	}
-	if (!block || !block->mapped)
-		return 0;
-	run->parts = gr__alloc_array(change->ram->space_count, sizeof(*run->parts));
-	if (!run->parts)
-		return gr__fail(-ENOMEM, "block %s: no memory for a change", block->name);
-	cds_list_for_each_entry (space, &change->ram->spaces, node) {
-		struct part *part = &run->parts[run->part_count++];
-
-		part->space = space;
-		part->op.kind = change->remove ? GR__OP_UNMAP_BLOCK : GR__OP_RESIZE;
-		part->op.block = block;
-		part->op.length = change->length;
-		part->ops = &part->op;
-		part->op_count = 1;
-	}
-	return 0;
+	return block && block->mapped ? collect_spaces(run, &op) : 0;
 }
 
 /* ----------------------------------------------------------------------------- publishing */
+
+/* Tell tracers what is published. Lock held. */
+static void probe_ops(const struct part *part)
+{
+	size_t i;
+
+	for (i = 0; i < part->op_count; i++) {
+		const struct gr__op *op = &part->ops[i];
+
+		if (op->kind == GR__OP_MAP)
+			GR_PROBE6(map, part->space->name, op->first, op->last, op->block->name,
+				  op->offset, op->access);
+		else if (op->kind == GR__OP_UNMAP)
+			GR_PROBE3(unmap, part->space->name, op->first, op->last);
+	}
+}
+
+/* The bits first: whoever sees a range of plugged granules can pin them. Lock held. */
+static void publish_granules(const struct gr__granule_change *change)
+{
+	struct gr__granules *granules = change->block->granules;
+	uint64_t bytes = granules->bytes;
+	size_t i;
+
+	for (i = 0; i < change->run_count; i++) {
+		gr__granules_mark(granules, granules->plugged, change->runs[i], change->plug);
+		gr__granules_mark(granules, granules->pinnable, change->runs[i], change->plug);
+		bytes += change->plug ? change->runs[i].length : -change->runs[i].length;
+	}
+	/* relaxed: for gr_plug_bytes() */
+	__atomic_store_n(&granules->bytes, bytes, __ATOMIC_RELAXED);
+	granules->version++;
+}
+
+/* Lock held. */
+static void publish_windows(const struct part *part)
+{
+	struct gr__window *window;
+	size_t i;
+
+	for (i = 0; i < part->op_count; i++) {
+		window = part->ops[i].window;
+		if (part->ops[i].kind == GR__OP_WINDOW_OPEN) {
+			cds_list_add_tail(&window->in_space, &part->space->windows);
+			cds_list_add_tail(&window->in_granules, &window->block->granules->windows);
+		} else if (part->ops[i].kind == GR__OP_WINDOW_CLOSE) {
+			cds_list_del(&window->in_space);
+			cds_list_del(&window->in_granules);
+		}
+	}
+}
 
 /* Lock held; everything is built. Cannot fail. */
 static void publish(struct run *run)
@@ -241,14 +377,19 @@ static void publish(struct run *run)
 	struct gr_ram *ram = change->ram;
 	size_t i;
 
+	run->published = true;
+	if (change->granules)
+		publish_granules(change->granules);
 	for (i = 0; i < run->part_count; i++) {
 		struct part *part = &run->parts[i];
 
+		publish_windows(part);
 		if (!part->builder.view) {
 			gr__builder_abandon(&part->builder); /* nothing to change in it */
 			continue;
 		}
 		gr__builder_publish(&part->builder);
+		probe_ops(part);
 		if (!change->close) /* nobody is told of a space that is gone */
 			part->generation = ram->generation;
 	}
@@ -263,12 +404,17 @@ static void publish(struct run *run)
 		ram->bytes_reserved += change->add->mem.max_length;
 	}
 	if (change->remove) {
+		GR_PROBE3(delete, ram, change->remove->name, change->remove->mem.max_length);
 		change->remove->live = false;
+		gr__claims_drop(change->remove);
 		ram->bytes -= change->remove->length;
 		ram->bytes_reserved -= change->remove->mem.max_length;
 		gr__block_reclaim_later(change->remove);
 	}
 	if (change->resize) {
+		GR_PROBE4(resize, ram, change->resize->name, change->resize->length,
+			  change->length);
+		run->old_length = change->resize->length;
 		ram->bytes += change->length - change->resize->length;
 		/* relaxed: see gr__block_length() */
 		__atomic_store_n(&change->resize->length, change->length, __ATOMIC_RELAXED);
@@ -293,7 +439,7 @@ struct event_adder {
 static int add_gone(void *context, uint64_t first, const struct gr__range *range)
 {
 	struct event_adder *adder = context;
-	struct gr__event event = {.space = adder->space};
+	struct gr__event event = {.kind = GR__EVENT_RANGE, .space = adder->space};
 
 	gr__range_describe(first, range, &event.range);
 	return gr__event_add(adder->down, &event);
@@ -302,7 +448,7 @@ static int add_gone(void *context, uint64_t first, const struct gr__range *range
 static int add_came(void *context, uint64_t first, const struct gr__range *range)
 {
 	struct event_adder *adder = context;
-	struct gr__event event = {.space = adder->space};
+	struct gr__event event = {.kind = GR__EVENT_RANGE, .space = adder->space};
 
 	gr__range_describe(first, range, &event.range);
 	return gr__event_add(adder->up, &event);
@@ -320,6 +466,24 @@ static void reverse(struct gr__event_list *list)
 	}
 }
 
+static int add_granules(const struct gr__granule_change *change, struct gr__events *events)
+{
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; i < change->run_count && !rc; i++) {
+		const struct gr__event event = {
+			.kind = GR__EVENT_GRANULES,
+			.block = change->block,
+			.offset = change->runs[i].offset,
+			.length = change->runs[i].length,
+		};
+
+		rc = gr__event_add(change->plug ? &events->up : &events->ask, &event);
+	}
+	return rc;
+}
+
 /* What listeners are to be told: ranges leave before their blocks, and come after them. */
 static int collect_events(struct run *run)
 {
@@ -328,6 +492,9 @@ static int collect_events(struct run *run)
 	size_t i, k;
 	int rc = change->add ? gr__event_add(&run->events.up, &block) : 0;
 
+	run->events.forced = change->undo;
+	if (change->granules)
+		rc = add_granules(change->granules, &run->events);
 	for (i = 0; i < run->part_count; i++) {
 		struct gr__builder *builder = &run->parts[i].builder;
 		struct event_adder adder = {&run->events.down, &run->events.up,
@@ -473,6 +640,8 @@ static void tell_committed(struct run *run)
 		if (run->parts[i].generation)
 			gr__audience_tell_committed(&run->told, &run->parts[i].space->read,
 						    run->parts[i].generation);
+	if (run->published && run->change->resize)
+		gr__audience_tell_resized(&run->told, run->change->resize, run->old_length);
 	pthread_mutex_lock(&ram->lock);
 	for (i = 0; i < run->part_count; i++)
 		if (run->parts[i].generation)
@@ -495,6 +664,10 @@ static int check_change(const struct gr__change *change)
 		return rc;
 	if (change->close && change->space->txns)
 		return gr__fail(-EBUSY, "space %s: a transaction is open", change->space->name);
+	if (change->close && change->space->balloons)
+		return gr__fail(-EBUSY, "space %s: a balloon is open", change->space->name);
+	if (change->close && !cds_list_empty(&change->space->windows))
+		return gr__fail(-EBUSY, "space %s: it has strict windows", change->space->name);
 	if (change->close && !cds_list_empty(&change->space->claims))
 		return gr__fail(-EBUSY, "space %s: another thread is changing it",
 				change->space->name);
@@ -504,6 +677,8 @@ static int check_change(const struct gr__change *change)
 		return gr__fail(-EBUSY, "block %s: another thread is changing it", block->name);
 	if (!block->live)
 		return gr__fail(-EBUSY, "block %s: it is not published yet", block->name);
+	if (gr__block_open_granules(block))
+		return gr__fail(-EBUSY, "block %s: its granules are open", block->name);
 	if (block->mapped && !(block->mem.flags & GR_DELETE_UNMAP))
 		return gr__fail(-EBUSY, "block %s: it is mapped in %u ranges", block->name,
 				block->mapped);
@@ -544,6 +719,7 @@ int gr__change_run(struct gr__change *change)
 	gr__events_fini(&run.events);
 	for (i = 0; i < run.part_count; i++)
 		gr__free(run.parts[i].claim.intervals);
+	gr__free(run.granule_ops);
 	if (run.parts != &run.single)
 		gr__free(run.parts);
 	return rc;

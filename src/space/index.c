@@ -2,9 +2,10 @@
 /*
  * The index of a view: a word for each granule, so that a lookup reads one word and adds.
  *
- * A word is filled only where one range's visible part covers the whole granule; all else is
- * GR__WORD_NONE and asks the ranges. Words are computed from the finished ranges, for the touched
- * addresses only; the rest is copied (flat) or shared (leaves) from the view before.
+ * A word is filled only where one range's visible part covers the whole granule, at a host address
+ * of its own; all else is GR__WORD_NONE and asks the ranges. Words are computed from the finished
+ * ranges, for the touched addresses only; the rest is copied (flat) or shared (leaves) from the
+ * view before.
  *
  * Cost of a change: flat, a copy of at most 256 KiB (8 bytes a granule up to the highest range);
  * else a copy of the slots (8 bytes a GiB) and of the leaves it touches (4 KiB a GiB), one leaf for
@@ -32,13 +33,13 @@ static void clear_words(uint64_t *words, uint64_t count)
 		words[i] = GR__WORD_NONE;
 }
 
-/* The granules that the visible part of a range covers whole; false when there are none. */
+/* The granules whose word a range is: its visible part covers them whole. false: there are none. */
 static bool whole_granules(uint64_t first, const struct gr__range *range, uint64_t *low,
 			   uint64_t *high)
 {
 	uint64_t mask = GR_GRANULE - 1, last;
 
-	if (range->visible < GR_GRANULE)
+	if (range->visible < GR_GRANULE || range->foreign)
 		return false;
 	last = first + (range->visible - 1);
 	*low = (first >> GR_GRANULE_SHIFT) + ((first & mask) != 0);
@@ -174,6 +175,11 @@ static int build_slot(struct gr__builder *builder, uint64_t number, uint64_t low
 		const struct gr__range *range = &chunk->ranges[place.index];
 		uint64_t from, to;
 
+		if (range->foreign && chunk->firsts[place.index] <= addr &&
+		    range->last >= addr + (UINT64_C(1) << GR__SLOT_SHIFT) - 1) {
+			slots[slot] = gr__empty_words;
+			return 0;
+		}
 		if (whole_granules(chunk->firsts[place.index], range, &from, &to) &&
 		    from <= slot_low && slot_high <= to) {
 			const uint64_t *words = uniform_words(builder, slot, gr__word_of(range));

@@ -9,8 +9,11 @@
 #include "base/range.h"
 #include "os/hooks.h"
 #include <errno.h>
+#include <limits.h>
 
-bool gr__piece_find(const struct gr__view *view, uint64_t addr, struct gr__piece *piece)
+/* Inline in the lookups, so that the piece stays in registers. */
+static inline __attribute__((always_inline)) bool find_piece(const struct gr__view *view,
+							     uint64_t addr, struct gr__piece *piece)
 {
 	const struct gr__range *range;
 	uint64_t first;
@@ -28,10 +31,20 @@ bool gr__piece_find(const struct gr__view *view, uint64_t addr, struct gr__piece
 	return true;
 }
 
+bool gr__piece_find(const struct gr__view *view, uint64_t addr, struct gr__piece *piece)
+{
+	return find_piece(view, addr, piece);
+}
+
 bool gr__piece_next(const struct gr__view *view, struct gr__piece *piece)
 {
 	uint64_t end = piece->first + piece->range->visible; /* 0 when it ends at 2^64 */
 
+	piece->into += piece->length;
+	if (piece->into < piece->range->visible) {
+		piece->length = piece->range->visible - piece->into;
+		return true;
+	}
 	if (!gr__view_next(view, &piece->place) || gr__view_first(view, piece->place) != end)
 		return false;
 	piece->range = gr__view_range(view, piece->place);
@@ -41,6 +54,29 @@ bool gr__piece_next(const struct gr__view *view, struct gr__piece *piece)
 	return piece->length > 0;
 }
 
+/* No hit of a full window. */
+static __attribute__((noinline)) void *foreign_slow(struct gr__windows *windows, uint64_t offset,
+						    uint64_t length)
+{
+	struct gr__mapping *window;
+
+	return gr__window_get(windows, offset, length, &window) ? NULL
+								: gr__window_host(window, offset);
+}
+
+/* @length bytes, at least one, that the piece has; NULL also when they cross windows. */
+static inline void *foreign_host(const struct gr__piece *piece, uint64_t length)
+{
+	struct gr__windows *windows = piece->range->windows;
+	uint64_t offset = piece->range->offset + piece->into;
+	void *host;
+
+	if (length > windows->size - (offset & (windows->size - 1)))
+		return NULL;
+	host = gr__window_hit(windows, offset);
+	return gr_likely(host != NULL) ? host : foreign_slow(windows, offset, length);
+}
+
 __attribute__((noinline)) void *gr__host_slow(const struct gr_view *read, uint64_t addr,
 					      uint64_t length, unsigned access)
 {
@@ -48,9 +84,11 @@ __attribute__((noinline)) void *gr__host_slow(const struct gr_view *read, uint64
 
 	GR_POINT("lookup.slow");
 	if (!length || access & ~(GR_READ | GR_WRITE) ||
-	    !gr__piece_find(gr__view_of(read), addr, &piece) || length > piece.length ||
+	    !find_piece(gr__view_of(read), addr, &piece) || length > piece.length ||
 	    (piece.range->access & access) != access)
 		return NULL;
+	if (gr_unlikely(piece.range->foreign))
+		return foreign_host(&piece, length);
 	return gr__piece_host(&piece);
 }
 
@@ -79,6 +117,11 @@ __attribute__((noinline)) void *gr__cursor_slow(struct gr_cursor *cursor, uint64
 	} else {
 		if (!gr__piece_find(gr__view_of(read), addr, &piece))
 			return NULL;
+		if (piece.range->foreign) { /* windows come and go within a generation */
+			if (length > piece.length || (piece.range->access & access) != access)
+				return NULL;
+			return foreign_host(&piece, length);
+		}
 		cursor->first = piece.first;
 		cursor->length = piece.range->visible;
 		word = gr__word_of(piece.range);
@@ -115,10 +158,14 @@ int gr__walk_pieces(const struct gr__view *view, uint64_t addr, uint64_t length,
 		return 0;
 	for (found = gr__piece_find(view, addr, &piece); found;
 	     found = gr__piece_next(view, &piece)) {
+		if (count == INT_MAX)
+			return gr__fail(-ERANGE, "more than %d pieces", INT_MAX);
 		if ((piece.range->access & access) != access)
 			return gr__fail(-EACCES, "block %s at %#llx does not allow access %#x",
 					piece.range->block->name,
 					(unsigned long long)(piece.first + piece.into), access);
+		if (piece.range->foreign)
+			piece.length = gr__piece_in_window(&piece);
 		if (piece.length > length)
 			piece.length = length;
 		if (fn)
@@ -142,9 +189,16 @@ struct span_filler {
 static int fill_span(void *context, const struct gr__piece *piece, int index)
 {
 	const struct span_filler *filler = context;
+	struct gr__mapping *window;
+	void *host;
+	int rc;
 
-	if (index < filler->max)
-		filler->iov[index] = (struct iovec){gr__piece_host(piece), piece->length};
+	if (index >= filler->max)
+		return 0;
+	rc = gr__piece_locate(piece, &host, &window);
+	if (rc)
+		return rc == -EAGAIN ? -ENOBUFS : rc;
+	filler->iov[index] = (struct iovec){host, piece->length};
 	return 0;
 }
 

@@ -35,6 +35,7 @@ int gr_space_open(struct gr_ram *ram, const char *name, struct gr_space **result
 	space->garbage = (struct gr__garbage){.free = free_space_garbage, .bytes = sizeof(*space)};
 	space->ram = ram;
 	CDS_INIT_LIST_HEAD(&space->claims);
+	CDS_INIT_LIST_HEAD(&space->windows);
 	space->name = gr__strdup(name);
 	if (!space->name) {
 		rc = gr__fail(-ENOMEM, "space %s: no memory", name);

@@ -5,9 +5,11 @@
  */
 #include "base/error.h"
 #include "os/alloc.h"
+#include "ram/claims.h"
 #include "ram/directory.h"
 #include "ram/listener.h"
 #include "ram/reclaim.h"
+#include "ram/registry.h"
 #include "space/replay.h"
 #include "space/space.h"
 #include <errno.h>
@@ -29,10 +31,18 @@ static int check_idle(struct gr_ram *ram)
 				ram->holders);
 	if (ram->changes || !cds_list_empty(&ram->reserved))
 		return gr__fail(-EBUSY, "RAM close: another thread is changing it");
-	cds_list_for_each_entry (space, &ram->spaces, node)
+	cds_list_for_each_entry (space, &ram->spaces, node) {
 		if (space->txns)
 			return gr__fail(-EBUSY, "RAM close: a transaction of space %s is open",
 					space->name);
+		if (space->balloons)
+			return gr__fail(-EBUSY, "RAM close: a balloon of space %s is open",
+					space->name);
+	}
+	for (i = 0; i < live->count; i++)
+		if (gr__block_open_granules(live->by_offset[i]))
+			return gr__fail(-EBUSY, "RAM close: granules of block %s are open",
+					live->by_offset[i]->name);
 	for (i = 0; i < live->count; i++)
 		if (live->by_offset[i]->busy || live->by_offset[i]->users)
 			return gr__fail(-EBUSY, "RAM close: another thread is changing block %s",
@@ -62,7 +72,7 @@ static void free_space(struct gr__space *space)
 int gr_ram_close(struct gr_ram *ram)
 {
 	struct gr__audience audience = {NULL, 0}, nobody = {NULL, 0};
-	struct gr__events events = {{NULL, 0, 0}, {NULL, 0, 0}};
+	struct gr__events events = {.forced = false};
 	struct gr__directory *empty = NULL;
 	struct gr_listener *listener, *next_listener;
 	struct gr__space *space, *next_space;
@@ -108,11 +118,13 @@ int gr_ram_close(struct gr_ram *ram)
 	pthread_mutex_unlock(&ram->lock);
 	gr__reclaim_wait(ram, -1);
 	gr__reclaim_stop(ram);
+	gr__registry_leave(ram);
 
 	cds_list_for_each_entry_safe (space, next_space, &ram->spaces, node)
 		free_space(space);
 	cds_list_for_each_entry_safe (listener, next_listener, &ram->listeners, node)
 		gr__free(listener);
+	gr__claims_free(ram);
 	if (ram->dirty)
 		ram->dirty_free(ram->dirty);
 	gr__directory_free(empty);

@@ -28,10 +28,14 @@
 struct gr__range {
 	uint64_t last;	  /* inclusive, as mapped */
 	uint64_t visible; /* bytes from the first on that readers see; 0: none */
-	uint64_t delta;	  /* host minus guest address */
+	union {
+		uint64_t delta;		     /* host minus guest address */
+		struct gr__windows *windows; /* foreign: where its windows are found */
+	};
 	struct gr_block *block;
 	uint64_t offset; /* in the block */
 	unsigned access;
+	bool foreign; /* its block has no host address: it has no words, nor cursors */
 };
 
 struct gr__chunk {
@@ -91,7 +95,7 @@ static inline const uint64_t **gr__view_slots(const struct gr__view *view)
 	return (const uint64_t **)(view + 1);
 }
 
-/* The word of a granule that a range covers whole. */
+/* The word of a granule that a range, not a foreign one, covers whole. */
 static inline uint64_t gr__word_of(const struct gr__range *range)
 {
 	return range->delta | (range->access ^ (GR_READ | GR_WRITE));
@@ -164,7 +168,8 @@ static inline void gr__range_describe(uint64_t first, const struct gr__range *fr
 		.visible = from->visible,
 		.block = from->block,
 		.offset = from->offset,
-		.host = (void *)(uintptr_t)(first + from->delta), /* NOLINT */
+		.host = from->foreign ? NULL
+				      : (void *)(uintptr_t)(first + from->delta), /* NOLINT */
 		.access = from->access,
 	};
 }

@@ -70,6 +70,9 @@ static int translate(struct walk *walk, uint64_t addr, uint32_t length, unsigned
 		if (rest > length)
 			rest = length;
 		slot->iov[walk->pieces++] = (struct iovec){hold->host + offset, rest};
+		if (access & GR_WRITE)
+			slot->targets[slot->target_count++] =
+				(struct gr__target){hold->host + offset, addr, rest};
 		length -= (uint32_t)rest;
 		if (length && __builtin_add_overflow(addr, rest, &addr))
 			return -EFAULT;
@@ -110,14 +113,14 @@ static int keep_last(struct walk *walk)
 	int rc;
 
 	gr__chain_drop_holds(walk->q, walk->slot);
-	walk->pieces = walk->out_pieces = 0;
+	walk->pieces = walk->out_pieces = walk->slot->target_count = 0;
 	walk->out_length = walk->in_length = 0;
 	if (!walk->writing)
 		return 0;
 	rc = translate(walk, walk->last_addr, walk->last_length, GR_WRITE);
 	if (rc == -EFAULT) {
 		gr__chain_drop_holds(walk->q, walk->slot);
-		walk->pieces = 0;
+		walk->pieces = walk->slot->target_count = 0;
 		return 0;
 	}
 	walk->in_length = walk->last_length;
@@ -201,7 +204,7 @@ int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t he
 	struct gr_vhost_request *request = &slot->request;
 	int rc;
 
-	slot->hold_count = 0;
+	slot->hold_count = slot->target_count = 0;
 	rc = walk_chain(&walk, ring, head);
 	if (rc >= 0 && walk.bad)
 		rc = keep_last(&walk);

@@ -13,20 +13,38 @@
 /* Messages in one call, so that the caller's loop gets its turn. */
 #define MESSAGES_MAX 64
 
+/*
+ * While a front-end is there the next one waits in the backlog. The listener stays in the set: to
+ * be put in again might be refused (ENOMEM, ENOSPC), and nobody would be accepted any more.
+ */
+static void watch_listener(struct gr_vhost *server, bool on)
+{
+	struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.fd = server->listener};
+
+	epoll_ctl(server->epoll, EPOLL_CTL_MOD, server->listener, &event);
+}
+
 void gr__connection_begin(struct gr_vhost *server, int fd)
 {
 	struct gr__connection *connection = &server->connection;
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-	int error = GR_FAULT("epoll_ctl");
+	int error;
 
+	/* what the last one could not be rid of is not for this one to see */
+	if (gr__memory_clear(&server->memory) < 0) {
+		gr__vhost_log(server, GR_LOG_ERROR,
+			      "a connection is refused: no memory to end the last one's");
+		gr__fd_close(fd);
+		return;
+	}
+	error = GR_FAULT("epoll_ctl");
 	if (error || epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event)) {
 		gr__vhost_log(server, GR_LOG_ERROR, "a connection cannot be watched: %s",
 			      strerror(error ? error : errno));
 		gr__fd_close(fd);
 		return;
 	}
-	/* the next one waits in the backlog */
-	epoll_ctl(server->epoll, EPOLL_CTL_DEL, server->listener, NULL);
+	watch_listener(server, false);
 	connection->fd = fd;
 	connection->features = connection->protocol = 0;
 	gr__message_init(&connection->message);
@@ -38,7 +56,6 @@ void gr__connection_begin(struct gr_vhost *server, int fd)
 void gr__connection_end(struct gr_vhost *server)
 {
 	struct gr__connection *connection = &server->connection;
-	struct epoll_event event = {.events = EPOLLIN, .data.fd = server->listener};
 
 	if (connection->fd < 0)
 		return;
@@ -50,9 +67,7 @@ void gr__connection_end(struct gr_vhost *server)
 	connection->fd = -1;
 	__atomic_store_n(&server->connected, 0, __ATOMIC_RELAXED);
 	gr__vhost_log(server, GR_LOG_INFO, "the front-end has left");
-	/* cannot fail: it was in this set before, and its node is all that is needed */
-	if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->listener, &event))
-		gr__vhost_log(server, GR_LOG_ERROR, "no more connections: %s", strerror(errno));
+	watch_listener(server, true);
 }
 
 void gr__connection_read(struct gr_vhost *server)

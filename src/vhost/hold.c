@@ -122,7 +122,9 @@ static int make(struct gr__holds *holds, uint64_t addr, unsigned access, struct 
 		return -EFAULT;
 	if ((range.access & access) != access)
 		return -EACCES;
-	rc = gr_block_pin(range.block, range.offset, range.visible, range.access, &hold->pin);
+	/* for reading: its end must not mark the whole range; what was written is marked by bytes
+	 */
+	rc = gr_block_pin(range.block, range.offset, range.visible, GR_READ, &hold->pin);
 	if (rc < 0)
 		return rc;
 	gr_block_get_info(range.block, &info);

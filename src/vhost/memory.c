@@ -86,13 +86,41 @@ close_ram:
 	return rc;
 }
 
-void gr__memory_close(struct gr__memory *memory)
+int gr__memory_close(struct gr__memory *memory)
 {
-	if (!memory->ram)
-		return;
-	gr_ram_close(memory->ram);
+	int rc = gr_ram_close(memory->ram);
+
+	if (rc < 0 || !memory->ram)
+		return rc;
 	pthread_mutex_destroy(&memory->lock);
 	memory->ram = NULL;
+	return 0;
+}
+
+/* ------------------------------------------------------------------------------ leftovers */
+
+/* What was not to be had for one delete may be there for the next. */
+static void drop_leftovers(struct gr__memory *memory)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < memory->leftover_count; i++) {
+		if (gr_block_delete(memory->leftovers[i]) < 0)
+			memory->leftovers[kept++] = memory->leftovers[i];
+	}
+	memory->leftover_count = kept;
+}
+
+/* Is there room for all blocks that one change may leave over? */
+static bool has_room(const struct gr__memory *memory)
+{
+	return memory->leftover_count <= GR__MEMORY_SLOTS;
+}
+
+static void drop(struct gr__memory *memory, struct gr_block *block)
+{
+	if (gr_block_delete(block) < 0)
+		memory->leftovers[memory->leftover_count++] = block;
 }
 
 /* ------------------------------------------------------------------------------- one region */
@@ -172,6 +200,9 @@ int gr__memory_add(struct gr__memory *memory, const struct wire_region *wire, in
 
 	if (memory->count == GR__MEMORY_SLOTS)
 		return gr__fail(-ENOSPC, "all %d slots for regions are taken", GR__MEMORY_SLOTS);
+	drop_leftovers(memory);
+	if (!has_room(memory))
+		return gr__fail(-ENOMEM, "regions that were removed are still there");
 	rc = build(memory, wire, fd, &region);
 	if (rc < 0)
 		return rc;
@@ -186,7 +217,7 @@ int gr__memory_add(struct gr__memory *memory, const struct wire_region *wire, in
 	return 0;
 
 delete_block:
-	gr_block_delete(region.block);
+	drop(memory, region.block);
 	return rc;
 }
 
@@ -249,6 +280,9 @@ int gr__memory_set(struct gr__memory *memory, const struct wire_region *wire, co
 	if (count > WIRE_TABLE_REGIONS)
 		return gr__fail(-EINVAL, "a table of %u regions, at most %u fit", count,
 				WIRE_TABLE_REGIONS);
+	drop_leftovers(memory);
+	if (!has_room(memory))
+		return gr__fail(-ENOMEM, "regions that were removed are still there");
 	while (built < count) {
 		rc = build(memory, &wire[built], fds[built], &fresh[built]);
 		if (rc < 0)
@@ -262,7 +296,7 @@ int gr__memory_set(struct gr__memory *memory, const struct wire_region *wire, co
 	if (rc < 0)
 		goto restore_gpa;
 	for (unsigned i = 0; i < memory->count; i++)
-		gr_block_delete(memory->regions[i].block);
+		drop(memory, memory->regions[i].block);
 	memcpy(memory->regions, fresh, sizeof(*fresh) * count);
 	memory->count = count;
 	changed(memory);
@@ -273,15 +307,18 @@ restore_gpa:
 		rc = -EIO; /* the old table is gone: nothing to go on with */
 delete_fresh:
 	while (built)
-		gr_block_delete(fresh[--built].block);
+		drop(memory, fresh[--built].block);
 	return rc;
 }
 
-void gr__memory_clear(struct gr__memory *memory)
+int gr__memory_clear(struct gr__memory *memory)
 {
-	if (memory->count)
+	drop_leftovers(memory);
+	if (memory->count && has_room(memory)) {
 		changed(memory);
-	for (unsigned i = 0; i < memory->count; i++)
-		gr_block_delete(memory->regions[i].block);
-	memory->count = 0;
+		for (unsigned i = 0; i < memory->count; i++)
+			drop(memory, memory->regions[i].block);
+		memory->count = 0;
+	}
+	return memory->count || memory->leftover_count ? -ENOMEM : 0;
 }

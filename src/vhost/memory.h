@@ -34,6 +34,9 @@ struct gr__memory {
 	uint64_t serial; /* for names */
 	unsigned count;
 	struct gr__region regions[GR__MEMORY_SLOTS];
+	/* Blocks of no region any more that could not be deleted (-ENOMEM); tried again. */
+	unsigned leftover_count;
+	struct gr_block *leftovers[2 * GR__MEMORY_SLOTS];
 
 	struct gr_listener *listener;
 	pthread_mutex_t lock;
@@ -47,14 +50,15 @@ struct gr__memory {
 };
 
 int gr__memory_open(struct gr__memory *memory, const struct gr_ram_opts *opts, bool survive);
-void gr__memory_close(struct gr__memory *memory);
+/* 0, or what gr_ram_close() failed with, and then nothing has changed. NULL RAM: 0. */
+int gr__memory_close(struct gr__memory *memory);
 
 /* All return 0 or -errno; descriptors stay the caller's. */
 int gr__memory_set(struct gr__memory *memory, const struct wire_region *regions, const int *fds,
 		   unsigned count);
 int gr__memory_add(struct gr__memory *memory, const struct wire_region *region, int fd);
 int gr__memory_remove(struct gr__memory *memory, const struct wire_region *region);
-/* The connection ended. */
-void gr__memory_clear(struct gr__memory *memory);
+/* The connection ended: all regions go. -ENOMEM: not all could, so nobody else may come yet. */
+int gr__memory_clear(struct gr__memory *memory);
 
 #endif

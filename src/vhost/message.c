@@ -123,14 +123,26 @@ int gr__message_recv(int fd, struct gr__message *message)
 	}
 }
 
-int gr__message_send(int fd, uint32_t request, const void *payload, uint32_t size)
+int gr__message_send(int fd, uint32_t request, const void *payload, uint32_t size, int pass)
 {
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
 	struct wire_header header = {request, WIRE_VERSION | WIRE_REPLY, size};
 	struct iovec iov[2] = {{&header, sizeof(header)}, {(void *)payload, size}};
 	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
 	ssize_t rc;
 	int error;
 
+	if (pass >= 0) {
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control.space);
+		CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
+		CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
+		CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &pass, sizeof(pass));
+	}
 	do {
 		error = GR_FAULT("sendmsg");
 		if (error)

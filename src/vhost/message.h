@@ -36,7 +36,10 @@ int gr__message_take_fd(struct gr__message *message, unsigned i);
  * the middle of one; -EMSGSIZE: it announces more than any message has; else of recvmsg(2).
  */
 int gr__message_recv(int fd, struct gr__message *message);
-/* 0 or -errno; a peer that does not read its answers is -EAGAIN. */
-int gr__message_send(int fd, uint32_t request, const void *payload, uint32_t size);
+/*
+ * With descriptor @pass, which stays the caller's; -1: none. 0 or -errno; a peer that does not read
+ * its answers is -EAGAIN.
+ */
+int gr__message_send(int fd, uint32_t request, const void *payload, uint32_t size, int pass);
 
 #endif

@@ -1,29 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The vhost-user messages, as a table, and what each does.
- *
- * A handler returns 0 or -errno. An error is told by the means that the message has: the answer to
- * NEED_REPLY, or the form of reply that the specification gives it; where there is none the
- * connection ends, since the front-end would go on believing.
- *
- * Set-up of a ring is changed by gr__worker_call() on the ring's worker, between two batches. Thus
- * no lock is taken when requests run, and a change is complete when its answer goes out.
- *
- * Context: the server's thread.
+ * The vhost-user messages, as a table; the dispatch; what is asked of the device. See protocol.h.
  */
+#include "vhost/protocol.h"
 #include "base/error.h"
 #include "os/event.h"
-#include "vhost/server.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-
-struct reply {
-	union wire_payload payload;
-	uint32_t size;
-};
-
-typedef int (*handle_fn)(struct gr_vhost *server, struct gr__message *message, struct reply *reply);
 
 struct entry {
 	const char *name;
@@ -31,218 +14,22 @@ struct entry {
 	uint8_t fds_min, fds_max;
 	bool replies;	/* has a reply of its own */
 	uint64_t needs; /* protocol features */
-	handle_fn handle;
+	gr__handle_fn handle;
 };
 
 #define PROTOCOL_FEATURES                                                                          \
-	(WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_RESET_DEVICE |                      \
-	 WIRE_P_CONFIGURE_MEM_SLOTS)
+	(WIRE_P_MQ | WIRE_P_LOG_SHMFD | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_INFLIGHT_SHMFD | \
+	 WIRE_P_RESET_DEVICE | WIRE_P_CONFIGURE_MEM_SLOTS)
 
 static uint64_t features(const struct gr_vhost *server)
 {
 	return server->ops->features | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
-	       WIRE_F_PROTOCOL_FEATURES;
-}
-
-static int reply_u64(struct reply *reply, uint64_t value)
-{
-	reply->payload.u64 = value;
-	reply->size = sizeof(value);
-	return 0;
-}
-
-/* --------------------------------------------------------------------- changes on the worker */
-
-/* A change of one queue; members that a change has no use for are 0. */
-struct change {
-	struct gr__queue *q;
-	const union wire_payload *payload;
-	uint64_t value;
-	int fd;
-	int rc;
-};
-
-static void call(struct gr__queue *q, gr__worker_fn fn, struct change *change)
-{
-	change->q = q;
-	gr__worker_call(q->worker, fn, change);
-}
-
-/* NULL, with gr__fail() said: there is none. */
-static struct gr__queue *find_queue(struct gr_vhost *server, uint64_t index)
-{
-	if (index < server->queue_count)
-		return &server->queues[index];
-	gr__say("queue %llu of %u", (unsigned long long)index, server->queue_count);
-	return NULL;
-}
-
-static bool do_features(void *arg)
-{
-	struct change *change = arg;
-	struct gr__queue *q = change->q;
-
-	q->event_idx = !!(change->value & WIRE_F_EVENT_IDX);
-	q->indirect = !!(change->value & WIRE_F_INDIRECT_DESC);
-	if (!(change->value & WIRE_F_PROTOCOL_FEATURES))
-		q->enabled = true; /* rings begin enabled then */
-	gr__queue_update(q);
-	return true;
-}
-
-static bool do_enable(void *arg)
-{
-	struct change *change = arg;
-
-	change->q->enabled = change->value;
-	gr__queue_update(change->q);
-	return true;
-}
-
-static bool do_num(void *arg)
-{
-	struct change *change = arg;
-
-	if (change->q->kick_set)
-		change->rc = -EBUSY;
-	else
-		change->rc = gr__queue_resize(change->q, (uint32_t)change->value);
-	gr__queue_update(change->q);
-	return true;
-}
-
-static bool do_base(void *arg)
-{
-	struct change *change = arg;
-
-	if (change->q->kick_set)
-		change->rc = -EBUSY;
-	else
-		change->q->last_avail = (uint16_t)change->value;
-	return true;
-}
-
-static bool do_addr(void *arg)
-{
-	struct change *change = arg;
-	struct gr__queue *q = change->q;
-
-	gr__queue_flush(q); /* to where the driver has looked so far */
-	q->addr = change->payload->addr;
-	q->addr_set = true;
-	gr__queue_update(q);
-	return true;
-}
-
-static void drop_kick(struct gr__queue *q)
-{
-	if (q->kick >= 0) {
-		gr__worker_unwatch(q->worker, q);
-		gr__fd_close(q->kick);
-	}
-	q->kick = -1;
-	q->kick_set = q->polled = false;
-}
-
-static bool do_kick(void *arg)
-{
-	struct change *change = arg;
-	struct gr__queue *q = change->q;
-	bool was_set = q->kick_set;
-
-	drop_kick(q);
-	q->kick = change->fd;
-	if (q->kick >= 0) {
-		change->rc = gr__worker_watch(q->worker, q);
-		if (change->rc < 0) {
-			q->kick = -1; /* the caller closes it */
-			gr__queue_update(q);
-			return true;
-		}
-	}
-	/*
-	 * The ring counts as started from here on and not from the first kick: what a driver made
-	 * available before, perhaps to a back-end that died, is found without one.
-	 */
-	q->polled = q->kick < 0;
-	q->kick_set = true;
-	q->fresh = !was_set || q->fresh;
-	q->broken = q->broken && was_set;
-	gr__queue_update(q);
-	return true;
-}
-
-static bool do_call(void *arg)
-{
-	struct change *change = arg;
-	struct gr__queue *q = change->q;
-
-	gr__fd_close(q->call);
-	q->call = change->fd;
-	/* what was used while there was nobody to call; one call too many does no harm */
-	if (q->call >= 0 && q->kick_set)
-		gr__event_set(q->call);
-	return true;
-}
-
-static bool do_err(void *arg)
-{
-	struct change *change = arg;
-
-	gr__fd_close(change->q->err);
-	change->q->err = change->fd;
-	return true;
-}
-
-static bool do_stop(void *arg)
-{
-	struct change *change = arg;
-	struct gr__queue *q = change->q;
-
-	q->runnable = false;
-	if (q->in_flight)
-		return false; /* asked again after the next round */
-	gr__queue_flush(q);
-	if (q->done_count) {
-		gr__vhost_log(q->server, GR_LOG_WARNING,
-			      "queue %u: %u answers are lost, its ring is not in memory", q->index,
-			      q->done_count);
-		gr__count(&q->requests, q->done_count);
-		q->done_count = 0;
-	}
-	gr__holds_idle(&q->holds);
-	drop_kick(q);
-	gr__fd_close(q->call);
-	q->call = -1;
-	q->broken = false;
-	gr__queue_update(q);
-	return true;
-}
-
-static bool do_forget(void *arg)
-{
-	struct change *change = arg;
-
-	gr__queue_reset(change->q);
-	return true;
-}
-
-void gr__protocol_stop_queue(struct gr_vhost *server, struct gr__queue *q)
-{
-	struct change change = {0};
-
-	(void)server;
-	call(q, do_stop, &change);
+	       WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL;
 }
 
 static void reset_device(struct gr_vhost *server)
 {
-	struct change change = {0};
-
-	for (unsigned i = 0; i < server->queue_count; i++)
-		gr__protocol_stop_queue(server, &server->queues[i]);
-	for (unsigned i = 0; i < server->queue_count; i++)
-		call(&server->queues[i], do_forget, &change);
+	gr__rings_forget(server);
 	if (server->ops->reset)
 		server->ops->reset(server->context);
 }
@@ -250,42 +37,52 @@ static void reset_device(struct gr_vhost *server)
 void gr__protocol_forget(struct gr_vhost *server)
 {
 	reset_device(server);
+	gr__log_drop(&server->dirty_log);
+	gr__shared_unmap(&server->inflight);
 }
 
 /* --------------------------------------------------------------------------------- handlers */
 
-static int get_features(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int get_features(struct gr_vhost *server, struct gr__message *message,
+			struct gr__reply *reply)
 {
 	(void)message;
-	return reply_u64(reply, features(server));
+	return gr__reply_u64(reply, features(server));
 }
 
-static int set_features(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int set_features(struct gr_vhost *server, struct gr__message *message,
+			struct gr__reply *reply)
 {
-	struct change change = {.value = message->payload.u64};
+	uint64_t value = message->payload.u64;
+	int rc;
 
 	(void)reply;
-	if (change.value & ~features(server))
+	if (value & ~features(server))
 		return gr__fail(-EINVAL, "features %#llx were not offered",
-				(unsigned long long)(change.value & ~features(server)));
-	server->connection.features = change.value;
+				(unsigned long long)(value & ~features(server)));
+	if (value & WIRE_F_LOG_ALL) {
+		rc = gr__memory_check_log(server);
+		if (rc < 0)
+			return rc;
+	}
+	server->connection.features = value;
+	gr__log_set_all(&server->dirty_log, value & WIRE_F_LOG_ALL);
 	if (server->ops->set_features)
-		server->ops->set_features(server->context, change.value);
-	for (unsigned i = 0; i < server->queue_count; i++)
-		call(&server->queues[i], do_features, &change);
+		server->ops->set_features(server->context, value & ~WIRE_F_LOG_ALL);
+	gr__rings_features(server, value);
 	return 0;
 }
 
 static int get_protocol_features(struct gr_vhost *server, struct gr__message *message,
-				 struct reply *reply)
+				 struct gr__reply *reply)
 {
 	(void)server;
 	(void)message;
-	return reply_u64(reply, PROTOCOL_FEATURES);
+	return gr__reply_u64(reply, PROTOCOL_FEATURES);
 }
 
 static int set_protocol_features(struct gr_vhost *server, struct gr__message *message,
-				 struct reply *reply)
+				 struct gr__reply *reply)
 {
 	uint64_t value = message->payload.u64;
 
@@ -297,7 +94,7 @@ static int set_protocol_features(struct gr_vhost *server, struct gr__message *me
 	return 0;
 }
 
-static int set_owner(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int set_owner(struct gr_vhost *server, struct gr__message *message, struct gr__reply *reply)
 {
 	(void)server;
 	(void)message;
@@ -307,19 +104,17 @@ static int set_owner(struct gr_vhost *server, struct gr__message *message, struc
 
 /* No longer used by front-ends; the specification leaves us to ignore it or to disable all rings.
  */
-static int reset_owner(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int reset_owner(struct gr_vhost *server, struct gr__message *message,
+		       struct gr__reply *reply)
 {
-	struct change change = {0};
-
 	(void)message;
 	(void)reply;
-	for (unsigned i = 0; i < server->queue_count; i++)
-		call(&server->queues[i], do_enable, &change);
+	gr__rings_disable(server);
 	return 0;
 }
 
 static int handle_reset_device(struct gr_vhost *server, struct gr__message *message,
-			       struct reply *reply)
+			       struct gr__reply *reply)
 {
 	(void)message;
 	(void)reply;
@@ -327,218 +122,11 @@ static int handle_reset_device(struct gr_vhost *server, struct gr__message *mess
 	return 0;
 }
 
-static int get_queue_num(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int get_queue_num(struct gr_vhost *server, struct gr__message *message,
+			 struct gr__reply *reply)
 {
 	(void)message;
-	return reply_u64(reply, server->queue_count);
-}
-
-/* Rings that waited for memory find it. */
-static void wake_workers(struct gr_vhost *server)
-{
-	for (unsigned i = 0; i < server->worker_count; i++)
-		gr__worker_wake(&server->workers[i]);
-}
-
-static int set_mem_table(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	const struct wire_table *table = &message->payload.table;
-	uint32_t count = table->count;
-	int rc;
-
-	(void)reply;
-	if (count > WIRE_TABLE_REGIONS)
-		return gr__fail(-EINVAL, "a table of %u regions, at most %u fit", count,
-				WIRE_TABLE_REGIONS);
-	if (message->header.size < 8 + count * sizeof(*table->regions))
-		return gr__fail(-EINVAL, "%u regions in %u bytes", count, message->header.size);
-	if (message->fd_count != count)
-		return gr__fail(-EINVAL, "%u descriptors for %u regions", message->fd_count, count);
-	rc = gr__memory_set(&server->memory, table->regions, message->fds, count);
-	wake_workers(server);
-	return rc;
-}
-
-static int get_max_mem_slots(struct gr_vhost *server, struct gr__message *message,
-			     struct reply *reply)
-{
-	(void)server;
-	(void)message;
-	return reply_u64(reply, GR__MEMORY_SLOTS);
-}
-
-static int add_mem_reg(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	int rc = gr__memory_add(&server->memory, &message->payload.mem_reg.region, message->fds[0]);
-
-	(void)reply;
-	wake_workers(server);
-	return rc;
-}
-
-/* A descriptor that comes along (old front-ends send one) is closed unused. */
-static int rem_mem_reg(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	(void)reply;
-	return gr__memory_remove(&server->memory, &message->payload.mem_reg.region);
-}
-
-static int set_vring_num(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	struct wire_vring_state state = message->payload.state;
-	struct change change = {.value = state.num};
-	struct gr__queue *q = find_queue(server, state.index);
-
-	(void)reply;
-	if (!q)
-		return -EINVAL;
-	if (!state.num || state.num > server->queue_size_max || state.num & (state.num - 1))
-		return gr__fail(-EINVAL, "a ring of %u, not a power of two up to %u", state.num,
-				server->queue_size_max);
-	call(q, do_num, &change);
-	return change.rc < 0 ? gr__fail(change.rc, "the size of queue %u: %s", q->index,
-					change.rc == -EBUSY ? "it is running" : "no memory")
-			     : 0;
-}
-
-static int set_vring_base(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	struct wire_vring_state state = message->payload.state;
-	struct change change = {.value = state.num};
-	struct gr__queue *q = find_queue(server, state.index);
-
-	(void)reply;
-	if (!q)
-		return -EINVAL;
-	if (state.num > UINT16_MAX)
-		return gr__fail(-EINVAL, "a ring index of %u", state.num);
-	call(q, do_base, &change);
-	return change.rc < 0 ? gr__fail(change.rc, "the index of queue %u: it is running", q->index)
-			     : 0;
-}
-
-static int set_vring_addr(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	const struct wire_vring_addr *addr = &message->payload.addr;
-	struct change change = {.payload = &message->payload};
-	struct gr__queue *q = find_queue(server, addr->index);
-	bool mapped;
-
-	(void)reply;
-	if (!q)
-		return -EINVAL;
-	if (addr->flags & ~WIRE_VRING_LOG)
-		return gr__fail(-EINVAL, "ring flags %#x", addr->flags);
-	if (addr->desc & 15 || addr->avail & 1 || addr->used & 3)
-		return gr__fail(-EINVAL, "ring addresses %#llx %#llx %#llx are not aligned",
-				(unsigned long long)addr->desc, (unsigned long long)addr->avail,
-				(unsigned long long)addr->used);
-	if (!q->num)
-		return gr__fail(-EPROTO, "a ring's addresses before its size");
-	gr_read_begin();
-	/* with the event indices, whether they are negotiated by now or not: rings have room */
-	mapped = gr_host(server->uaddr, addr->desc, q->num * sizeof(struct wire_desc), GR_READ) &&
-		 gr_host(server->uaddr, addr->avail,
-			 sizeof(struct wire_avail) + q->num * sizeof(uint16_t), GR_READ) &&
-		 gr_host(server->uaddr, addr->used,
-			 sizeof(struct wire_used) + q->num * sizeof(struct wire_used_elem),
-			 GR_READ | GR_WRITE);
-	gr_read_end();
-	if (!mapped)
-		return gr__fail(-EFAULT, "a ring that is not whole in one region");
-	call(q, do_addr, &change);
-	return 0;
-}
-
-static int get_vring_base(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	struct wire_vring_state state = message->payload.state;
-	struct gr__queue *q = find_queue(server, state.index);
-
-	if (!q)
-		return -EINVAL;
-	gr__protocol_stop_queue(server, q);
-	reply->payload.state.index = state.index;
-	reply->payload.state.num = q->last_avail; /* the worker has left it, see call() */
-	reply->size = sizeof(reply->payload.state);
-	return 0;
-}
-
-/* SET_VRING_KICK, CALL, ERR: the descriptor, or -1 where the message says that there is none. */
-static int take_vring_fd(struct gr__message *message, int *fd)
-{
-	uint64_t value = message->payload.u64;
-	int flags, rc;
-
-	if (value & ~(WIRE_VRING_INDEX_MASK | WIRE_VRING_NO_FD))
-		return gr__fail(-EINVAL, "bits %#llx beside a queue's number",
-				(unsigned long long)value);
-	if (!!(value & WIRE_VRING_NO_FD) != !message->fd_count)
-		return gr__fail(-EINVAL, "%u descriptors where the message says %s",
-				message->fd_count, value & WIRE_VRING_NO_FD ? "none" : "one");
-	*fd = gr__message_take_fd(message, 0);
-	if (*fd < 0)
-		return 0;
-	/* a full pipe or counter must never stop a worker */
-	flags = fcntl(*fd, F_GETFL);
-	if (flags < 0 || fcntl(*fd, F_SETFL, flags | O_NONBLOCK)) {
-		rc = gr__fail(-errno, "a descriptor that cannot be made non-blocking");
-		gr__fd_close(*fd);
-		return rc;
-	}
-	return 0;
-}
-
-static int set_vring_fd(struct gr_vhost *server, struct gr__message *message, gr__worker_fn fn)
-{
-	struct gr__queue *q = find_queue(server, message->payload.u64 & WIRE_VRING_INDEX_MASK);
-	struct change change = {0};
-	int rc;
-
-	if (!q)
-		return -EINVAL;
-	rc = take_vring_fd(message, &change.fd);
-	if (rc < 0)
-		return rc;
-	call(q, fn, &change);
-	if (change.rc < 0)
-		gr__fd_close(change.fd);
-	return change.rc < 0 ? gr__fail(change.rc, "a descriptor that cannot be watched") : 0;
-}
-
-static int set_vring_kick(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	(void)reply;
-	return set_vring_fd(server, message, do_kick);
-}
-
-static int set_vring_call(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	(void)reply;
-	return set_vring_fd(server, message, do_call);
-}
-
-static int set_vring_err(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
-{
-	(void)reply;
-	return set_vring_fd(server, message, do_err);
-}
-
-static int set_vring_enable(struct gr_vhost *server, struct gr__message *message,
-			    struct reply *reply)
-{
-	struct wire_vring_state state = message->payload.state;
-	struct change change = {.value = state.num};
-	struct gr__queue *q = find_queue(server, state.index);
-
-	(void)reply;
-	if (!q)
-		return -EINVAL;
-	if (state.num > 1)
-		return gr__fail(-EINVAL, "a queue is enabled by 1 or disabled by 0, not %u",
-				state.num);
-	call(q, do_enable, &change);
-	return 0;
+	return gr__reply_u64(reply, server->queue_count);
 }
 
 static int check_config(const struct gr__message *message)
@@ -553,7 +141,7 @@ static int check_config(const struct gr__message *message)
 }
 
 /* On an error its reply has no payload. */
-static int get_config(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int get_config(struct gr_vhost *server, struct gr__message *message, struct gr__reply *reply)
 {
 	const struct wire_config *asked = &message->payload.config;
 	struct wire_config *config = &reply->payload.config;
@@ -572,7 +160,7 @@ static int get_config(struct gr_vhost *server, struct gr__message *message, stru
 	return 0;
 }
 
-static int set_config(struct gr_vhost *server, struct gr__message *message, struct reply *reply)
+static int set_config(struct gr_vhost *server, struct gr__message *message, struct gr__reply *reply)
 {
 	const struct wire_config *config = &message->payload.config;
 	int rc = check_config(message);
@@ -597,35 +185,48 @@ static const struct entry entries[WIRE_REQUESTS] = {
 	[WIRE_SET_OWNER] = {"SET_OWNER", NONE, 0, 0, false, 0, set_owner},
 	[WIRE_RESET_OWNER] = {"RESET_OWNER", NONE, 0, 0, false, 0, reset_owner},
 	[WIRE_SET_MEM_TABLE] = {"SET_MEM_TABLE", 8, sizeof(struct wire_table), 0,
-				WIRE_TABLE_REGIONS, false, 0, set_mem_table},
-	[WIRE_SET_VRING_NUM] = {"SET_VRING_NUM", STATE, 0, 0, false, 0, set_vring_num},
+				WIRE_TABLE_REGIONS, false, 0, gr__handle_set_mem_table},
+	[WIRE_SET_LOG_BASE] = {"SET_LOG_BASE", sizeof(struct wire_log), sizeof(struct wire_log), 1,
+			       1, true, WIRE_P_LOG_SHMFD, gr__handle_set_log_base},
+	[WIRE_SET_LOG_FD] = {"SET_LOG_FD", 0, sizeof(uint64_t), 1, 1, false, 0,
+			     gr__handle_set_log_fd},
+	[WIRE_SET_VRING_NUM] = {"SET_VRING_NUM", STATE, 0, 0, false, 0, gr__handle_set_vring_num},
 	[WIRE_SET_VRING_ADDR] = {"SET_VRING_ADDR", sizeof(struct wire_vring_addr),
-				 sizeof(struct wire_vring_addr), 0, 0, false, 0, set_vring_addr},
-	[WIRE_SET_VRING_BASE] = {"SET_VRING_BASE", STATE, 0, 0, false, 0, set_vring_base},
-	[WIRE_GET_VRING_BASE] = {"GET_VRING_BASE", STATE, 0, 0, true, 0, get_vring_base},
-	[WIRE_SET_VRING_KICK] = {"SET_VRING_KICK", U64, 0, 1, false, 0, set_vring_kick},
-	[WIRE_SET_VRING_CALL] = {"SET_VRING_CALL", U64, 0, 1, false, 0, set_vring_call},
-	[WIRE_SET_VRING_ERR] = {"SET_VRING_ERR", U64, 0, 1, false, 0, set_vring_err},
+				 sizeof(struct wire_vring_addr), 0, 0, false, 0,
+				 gr__handle_set_vring_addr},
+	[WIRE_SET_VRING_BASE] = {"SET_VRING_BASE", STATE, 0, 0, false, 0,
+				 gr__handle_set_vring_base},
+	[WIRE_GET_VRING_BASE] = {"GET_VRING_BASE", STATE, 0, 0, true, 0, gr__handle_get_vring_base},
+	[WIRE_SET_VRING_KICK] = {"SET_VRING_KICK", U64, 0, 1, false, 0, gr__handle_set_vring_kick},
+	[WIRE_SET_VRING_CALL] = {"SET_VRING_CALL", U64, 0, 1, false, 0, gr__handle_set_vring_call},
+	[WIRE_SET_VRING_ERR] = {"SET_VRING_ERR", U64, 0, 1, false, 0, gr__handle_set_vring_err},
 	[WIRE_GET_PROTOCOL_FEATURES] = {"GET_PROTOCOL_FEATURES", NONE, 0, 0, true, 0,
 					get_protocol_features},
 	[WIRE_SET_PROTOCOL_FEATURES] = {"SET_PROTOCOL_FEATURES", U64, 0, 0, false, 0,
 					set_protocol_features},
 	[WIRE_GET_QUEUE_NUM] = {"GET_QUEUE_NUM", NONE, 0, 0, true, WIRE_P_MQ, get_queue_num},
-	[WIRE_SET_VRING_ENABLE] = {"SET_VRING_ENABLE", STATE, 0, 0, false, 0, set_vring_enable},
+	[WIRE_SET_VRING_ENABLE] = {"SET_VRING_ENABLE", STATE, 0, 0, false, 0,
+				   gr__handle_set_vring_enable},
 	[WIRE_GET_CONFIG] = {"GET_CONFIG", WIRE_CONFIG_HEAD, sizeof(struct wire_config), 0, 0, true,
 			     WIRE_P_CONFIG, get_config},
 	[WIRE_SET_CONFIG] = {"SET_CONFIG", WIRE_CONFIG_HEAD, sizeof(struct wire_config), 0, 0,
 			     false, WIRE_P_CONFIG, set_config},
+	[WIRE_GET_INFLIGHT_FD] = {"GET_INFLIGHT_FD", WIRE_INFLIGHT_SHORT,
+				  sizeof(struct wire_inflight), 0, 0, true, WIRE_P_INFLIGHT_SHMFD,
+				  gr__handle_get_inflight_fd},
+	[WIRE_SET_INFLIGHT_FD] = {"SET_INFLIGHT_FD", WIRE_INFLIGHT_SHORT,
+				  sizeof(struct wire_inflight), 1, 1, false, WIRE_P_INFLIGHT_SHMFD,
+				  gr__handle_set_inflight_fd},
 	[WIRE_RESET_DEVICE] = {"RESET_DEVICE", NONE, 0, 0, false, WIRE_P_RESET_DEVICE,
 			       handle_reset_device},
 	[WIRE_GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", NONE, 0, 0, true,
-				    WIRE_P_CONFIGURE_MEM_SLOTS, get_max_mem_slots},
+				    WIRE_P_CONFIGURE_MEM_SLOTS, gr__handle_get_max_mem_slots},
 	[WIRE_ADD_MEM_REG] = {"ADD_MEM_REG", sizeof(struct wire_mem_reg),
 			      sizeof(struct wire_mem_reg), 1, 1, false, WIRE_P_CONFIGURE_MEM_SLOTS,
-			      add_mem_reg},
+			      gr__handle_add_mem_reg},
 	[WIRE_REM_MEM_REG] = {"REM_MEM_REG", sizeof(struct wire_mem_reg),
 			      sizeof(struct wire_mem_reg), 0, 1, false, WIRE_P_CONFIGURE_MEM_SLOTS,
-			      rem_mem_reg},
+			      gr__handle_rem_mem_reg},
 };
 
 /* -------------------------------------------------------------------------------- dispatch */
@@ -651,7 +252,7 @@ int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message)
 	const struct wire_header *header = &message->header;
 	static const struct entry unknown = {.name = "unknown"};
 	const struct entry *entry = &unknown;
-	struct reply reply = {.size = 0};
+	struct gr__reply reply = {.size = 0, .fd = -1};
 	bool acknowledge;
 	int rc;
 
@@ -661,7 +262,9 @@ int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message)
 				header->flags);
 	if (header->request < WIRE_REQUESTS && entries[header->request].handle)
 		entry = &entries[header->request];
-	acknowledge = header->flags & WIRE_NEED_REPLY && !entry->replies &&
+	/* the reply of SET_LOG_BASE is of that form itself, but front-ends do not look into it */
+	acknowledge = header->flags & WIRE_NEED_REPLY &&
+		      (!entry->replies || header->request == WIRE_SET_LOG_BASE) &&
 		      server->connection.protocol & WIRE_P_REPLY_ACK;
 	if (!entry->handle)
 		rc = gr__fail(-ENOTSUP, "there is no such message");
@@ -682,10 +285,13 @@ int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message)
 	if (rc == -EIO || rc == -EPIPE)
 		return rc;
 	if (acknowledge)
-		reply_u64(&reply, rc < 0 ? (uint64_t)-rc : 0);
+		gr__reply_u64(&reply, rc < 0 ? (uint64_t)-rc : 0);
 	else if (rc < 0 && header->request != WIRE_GET_CONFIG)
 		return rc; /* no way to tell him */
 	else if (!entry->replies)
 		return 0;
-	return gr__message_send(server->connection.fd, header->request, &reply.payload, reply.size);
+	rc = gr__message_send(server->connection.fd, header->request, &reply.payload, reply.size,
+			      reply.fd);
+	gr__fd_close(reply.fd);
+	return rc;
 }

@@ -5,6 +5,7 @@
 #include "os/event.h"
 #include "vhost/server.h"
 #include <errno.h>
+#include <stddef.h>
 
 void gr__queue_init(struct gr__queue *q, struct gr_vhost *server, struct gr__worker *worker,
 		    unsigned index)
@@ -31,18 +32,24 @@ static void free_slots(struct gr__queue *q)
 		if (slot->grown) {
 			gr__free(slot->iov);
 			gr__free(slot->holds);
+			gr__free(slot->targets);
 		}
 	}
 	gr__free(q->slots);
 	gr__free(q->iov_slab);
 	gr__free(q->hold_slab);
+	gr__free(q->target_slab);
 	gr__free(q->done);
+	gr__free(q->resubmit);
 	q->slots = NULL;
 	q->iov_slab = NULL;
 	q->hold_slab = NULL;
+	q->target_slab = NULL;
 	q->done = NULL;
+	q->resubmit = NULL;
 	q->free = NULL;
 	q->slot_count = q->free_count = q->done_count = 0;
+	q->resubmit_at = q->resubmit_count = 0;
 	q->num = 0;
 	gr__holds_fini(&q->holds);
 }
@@ -58,6 +65,7 @@ void gr__queue_reset(struct gr__queue *q)
 	q->event_idx = q->indirect = false;
 	q->runnable = q->broken = q->fresh = q->stalled = q->notify_off = false;
 	q->last_avail = 0;
+	q->inflight = (struct gr__inflight){0};
 }
 
 int gr__queue_resize(struct gr__queue *q, uint32_t num)
@@ -71,9 +79,11 @@ int gr__queue_resize(struct gr__queue *q, uint32_t num)
 	q->slots = gr__alloc_array(num, q->slot_size);
 	q->iov_slab = gr__alloc_array(num, GR__SLOT_ROOM * sizeof(*q->iov_slab));
 	q->hold_slab = gr__alloc_array(num, GR__SLOT_ROOM * sizeof(*q->hold_slab));
+	q->target_slab = gr__alloc_array(num, GR__SLOT_ROOM * sizeof(*q->target_slab));
 	q->done = gr__alloc_array(num, sizeof(*q->done));
-	if (!q->slots || !q->iov_slab || !q->hold_slab || !q->done ||
-	    gr__holds_grow(&q->holds) < 0) {
+	q->resubmit = gr__alloc_array(num, sizeof(*q->resubmit));
+	if (!q->slots || !q->iov_slab || !q->hold_slab || !q->target_slab || !q->done ||
+	    !q->resubmit || gr__holds_grow(&q->holds) < 0) {
 		free_slots(q);
 		return -ENOMEM;
 	}
@@ -86,6 +96,7 @@ int gr__queue_resize(struct gr__queue *q, uint32_t num)
 		slot->room = GR__SLOT_ROOM;
 		slot->iov = q->iov_slab + (size_t)i * GR__SLOT_ROOM;
 		slot->holds = q->hold_slab + (size_t)i * GR__SLOT_ROOM;
+		slot->targets = q->target_slab + (size_t)i * GR__SLOT_ROOM;
 		slot->next = q->free;
 		q->free = slot;
 	}
@@ -114,19 +125,23 @@ static int grow_slot(struct gr__slot *slot)
 {
 	unsigned room = slot->room * 2;
 	struct gr__hold **holds = gr__alloc_array(room, sizeof(struct gr__hold *));
+	struct gr__target *targets = gr__alloc_array(room, sizeof(*targets));
 	struct iovec *iov = gr__alloc_array(room, sizeof(*iov));
 
-	if (!holds || !iov) {
+	if (!holds || !targets || !iov) {
 		gr__free(holds);
+		gr__free(targets);
 		gr__free(iov);
 		return -ENOMEM;
 	}
 	if (slot->grown) {
 		gr__free(slot->iov);
 		gr__free(slot->holds);
+		gr__free(slot->targets);
 	}
 	slot->iov = iov;
 	slot->holds = holds;
+	slot->targets = targets;
 	slot->room = room;
 	slot->grown = true;
 	return 0;
@@ -159,22 +174,75 @@ static void stall(struct gr__queue *q)
 		      q->index);
 }
 
-/* First look at a ring that was started. */
-static void begin_ring(struct gr__queue *q, const struct gr__ring *ring)
+static void set_used_flags(struct gr__queue *q, const struct gr__ring *ring, uint16_t flags)
 {
+	gr__ring_set_used_flags(ring, flags);
+	gr__queue_mark_used(q, ring, offsetof(struct wire_used, flags), sizeof(flags));
+}
+
+/*
+ * First look at a ring that was started. Out of read sections. false: it cannot run, or its memory
+ * is not there.
+ */
+static bool begin_ring(struct gr__queue *q)
+{
+	struct gr__ring ring;
+	bool mapped;
+	int found = 0;
+
+	gr_read_begin();
+	mapped = map_ring(q, &ring);
+	if (mapped) {
+		q->used_idx = gr__ring_used_idx(&ring);
+		set_used_flags(q, &ring, 0);
+	}
+	gr_read_end();
+	if (!mapped) {
+		stall(q);
+		return false;
+	}
 	q->fresh = false;
-	q->used_idx = gr__ring_used_idx(ring);
 	q->call_valid = false;
 	q->notify_off = false;
-	gr__ring_set_used_flags(ring, 0);
+	q->resubmit_at = q->resubmit_count = 0;
+	if (!q->inflight.queue)
+		return true;
+	found = gr__inflight_begin(&q->inflight, q->used_idx, q->num, q->resubmit);
+	if (found < 0) {
+		gr__queue_break(q, "a record of requests in flight that is none");
+		return false;
+	}
+	/* all that was taken was given back, or is found; more is told by nobody after a crash */
+	q->resubmit_count = (unsigned)found;
+	q->last_avail = (uint16_t)(q->used_idx + found);
+	return true;
+}
+
+/* The next head: of those to be taken again, then of the available ring. */
+static int take_one(struct gr__queue *q, const struct gr__ring *ring, struct gr__slot *slot)
+{
+	bool again = q->resubmit_at < q->resubmit_count;
+	uint16_t head = again ? q->resubmit[q->resubmit_at].head
+			      : gr__ring_avail_entry(ring, q->last_avail & (q->num - 1));
+	int rc = gr__chain_take(q, ring, head, slot);
+
+	if (rc < 0)
+		return rc;
+	if (again) {
+		q->resubmit_at++;
+		return 0;
+	}
+	q->last_avail++;
+	if (q->inflight.queue)
+		gr__inflight_taken(&q->inflight, head);
+	return 0;
 }
 
 /* One batch in one read section. Returns how many were taken; *rc says why it ended early. */
 static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsigned max, int *rc)
 {
 	struct gr__ring ring;
-	unsigned count = 0;
-	uint16_t pending;
+	unsigned count = 0, pending;
 
 	*rc = 0;
 	gr_read_begin();
@@ -183,19 +251,18 @@ static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsig
 		*rc = -EFAULT;
 		goto end;
 	}
-	if (gr_unlikely(q->fresh))
-		begin_ring(q, &ring);
 	q->stalled = false;
 	pending = (uint16_t)(gr__ring_avail_idx(&ring) - q->last_avail);
-	if (!pending)
-		goto end;
 	if (gr_unlikely(pending > q->num)) {
 		q->fault = "an available index past the ring's size";
 		*rc = -EPROTO;
 		goto end;
 	}
+	pending += q->resubmit_count - q->resubmit_at;
+	if (!pending)
+		goto end;
 	if (!q->event_idx && !q->notify_off) {
-		gr__ring_set_used_flags(&ring, WIRE_USED_NO_NOTIFY);
+		set_used_flags(q, &ring, WIRE_USED_NO_NOTIFY);
 		q->notify_off = true;
 	}
 	if (max > pending)
@@ -204,12 +271,10 @@ static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsig
 		max = q->free_count - q->done_count; /* done[] never holds more than the ring */
 	while (count < max) {
 		struct gr__slot *slot = q->free;
-		uint16_t head = gr__ring_avail_entry(&ring, q->last_avail & (q->num - 1));
 
-		*rc = gr__chain_take(q, &ring, head, slot);
+		*rc = take_one(q, &ring, slot);
 		if (*rc < 0)
 			break;
-		q->last_avail++;
 		q->free = slot->next;
 		q->free_count--;
 		__atomic_store_n(&slot->taken, 1, __ATOMIC_RELAXED);
@@ -227,6 +292,8 @@ unsigned gr__queue_run(struct gr__queue *q)
 	int rc;
 
 	if (!q->runnable || q->free_count == q->done_count)
+		return 0;
+	if (gr_unlikely(q->fresh) && !begin_ring(q))
 		return 0;
 	do {
 		count += take(q, batch + count, GR__QUEUE_BATCH - count, &rc);
@@ -263,18 +330,21 @@ bool gr__queue_arm(struct gr__queue *q)
 	/* without a free slot a completion comes first, and then another look at the ring */
 	if (!q->runnable || q->free_count == q->done_count || q->polled)
 		return false;
+	if (gr_unlikely(q->fresh) && !begin_ring(q))
+		return false;
 	gr_read_begin();
 	if (map_ring(q, &ring)) {
-		if (gr_unlikely(q->fresh))
-			begin_ring(q, &ring);
 		if (q->event_idx) {
 			gr__ring_set_avail_event(&ring, q->num, q->last_avail);
+			gr__queue_mark_used(q, &ring, offsetof(struct wire_used, ring[q->num]),
+					    sizeof(uint16_t));
 		} else if (q->notify_off) {
-			gr__ring_set_used_flags(&ring, 0);
+			set_used_flags(q, &ring, 0);
 			q->notify_off = false;
 		}
 		gr__ring_fence(); /* our wish before his index */
-		more = gr__ring_avail_idx(&ring) != q->last_avail;
+		more = gr__ring_avail_idx(&ring) != q->last_avail ||
+		       q->resubmit_at < q->resubmit_count;
 	}
 	gr_read_end();
 	return more;
@@ -294,8 +364,44 @@ static bool wants_call(struct gr__queue *q, const struct gr__ring *ring)
 	return !valid || gr__ring_passed(gr__ring_avail_entry(ring, q->num), q->used_idx, old);
 }
 
+/* The used elements of a batch, which may go round the ring's end. */
+static void mark_elements(struct gr__queue *q, const struct gr__ring *ring)
+{
+	const uint64_t size = sizeof(struct wire_used_elem);
+	unsigned at = q->used_idx & (q->num - 1);
+	unsigned first = q->done_count < q->num - at ? q->done_count : q->num - at;
+
+	gr__queue_mark_used(q, ring, offsetof(struct wire_used, ring[at]), first * size);
+	if (first < q->done_count)
+		gr__queue_mark_used(q, ring, offsetof(struct wire_used, ring),
+				    (q->done_count - first) * size);
+}
+
+/* Everything in done[] to the used ring, with the record of what is in flight around it. */
+static void publish(struct gr__queue *q, const struct gr__ring *ring)
+{
+	struct gr__inflight *inflight = q->inflight.queue ? &q->inflight : NULL;
+
+	for (unsigned i = 0; i < q->done_count; i++) {
+		gr__ring_set_used(ring, (uint16_t)(q->used_idx + i) & (q->num - 1), q->done[i].id,
+				  q->done[i].length);
+		if (inflight)
+			gr__inflight_returning(inflight, (uint16_t)q->done[i].id);
+	}
+	mark_elements(q, ring);
+	q->used_idx = (uint16_t)(q->used_idx + q->done_count);
+	gr__ring_publish_used(ring, q->used_idx);
+	gr__queue_mark_used(q, ring, offsetof(struct wire_used, idx), sizeof(q->used_idx));
+	if (!inflight)
+		return;
+	for (unsigned i = 0; i < q->done_count; i++)
+		gr__inflight_returned(inflight, (uint16_t)q->done[i].id);
+	gr__inflight_settle(inflight, q->used_idx);
+}
+
 void gr__queue_flush(struct gr__queue *q)
 {
+	const struct gr__log_view *log;
 	struct gr__ring ring;
 	bool mapped, call = false;
 
@@ -304,14 +410,11 @@ void gr__queue_flush(struct gr__queue *q)
 	gr_read_begin();
 	mapped = map_ring(q, &ring);
 	if (mapped) {
-		if (gr_unlikely(q->fresh))
-			begin_ring(q, &ring);
-		for (unsigned i = 0; i < q->done_count; i++)
-			gr__ring_set_used(&ring, (uint16_t)(q->used_idx + i) & (q->num - 1),
-					  q->done[i].id, q->done[i].length);
-		q->used_idx = (uint16_t)(q->used_idx + q->done_count);
-		gr__ring_publish_used(&ring, q->used_idx);
+		publish(q, &ring);
 		call = wants_call(q, &ring);
+		log = gr__log_view(&q->server->dirty_log);
+		if (gr_unlikely(log))
+			gr__log_signal(log);
 	}
 	gr_read_end();
 	if (!mapped) {
@@ -332,6 +435,7 @@ void gr__queue_complete(struct gr__slot *slot, uint64_t written)
 
 	if (written > slot->in_length)
 		written = slot->in_length;
+	gr__slot_mark_first(slot, written); /* while its memory is held */
 	if (written > UINT32_MAX)
 		written = UINT32_MAX;
 	gr__chain_drop_holds(q, slot);

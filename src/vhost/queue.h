@@ -16,6 +16,7 @@
 #define GR__VHOST_QUEUE_H
 
 #include "vhost/hold.h"
+#include "vhost/inflight.h"
 #include "vhost/ring.h"
 #include <guestram/vhost.h>
 
@@ -24,20 +25,31 @@ struct gr__worker;
 #define GR__QUEUE_BATCH 64
 #define GR__SLOT_ROOM 16 /* pieces of a request for which no memory is sought */
 
+/* A piece of a request that the device writes: where it is to be marked. The iovecs that the device
+ * has may change under its hands. */
+struct gr__target {
+	char *host;
+	uint64_t gpa;
+	uint64_t length;
+};
+
 /* A request: what the device sees, and what we keep of it. */
 struct gr__slot {
 	struct gr_vhost_request request;
-	struct gr__queue *queue; /* const */
-	struct gr__slot *next;	 /* in free, or in the worker's remote list */
-	struct iovec *iov;	 /* pieces: out, then in */
-	struct gr__hold **holds; /* hold_count of them, no neighbours alike */
-	unsigned room;		 /* of both arrays */
+	struct gr__queue *queue;    /* const */
+	struct gr__slot *next;	    /* in free, or in the worker's remote list */
+	struct iovec *iov;	    /* pieces: out, then in */
+	struct gr__hold **holds;    /* hold_count of them, no neighbours alike */
+	struct gr__target *targets; /* target_count of them, the pieces of in as taken */
+	unsigned target_count;
+	unsigned room; /* of the three arrays */
 	unsigned hold_count;
 	uint64_t in_length; /* as taken; the device may change its own copy */
 	uint64_t written;   /* when completed elsewhere */
 	uint16_t head;
-	bool grown;    /* the arrays are not the slab's */
-	uint8_t taken; /* atomic: 1 from take to complete; a second complete does nothing */
+	bool grown; /* the arrays are not the slab's */
+	/* atomic: 1 from take to complete; a second complete does nothing. riscv64 swaps words. */
+	uint32_t taken;
 };
 
 struct gr__done {
@@ -83,10 +95,16 @@ struct gr__queue {
 	unsigned slot_count;
 	struct iovec *iov_slab;
 	struct gr__hold **hold_slab;
+	struct gr__target *target_slab;
 	struct gr__slot *free;
 	unsigned free_count;
 	struct gr__done *done;
 	unsigned done_count;
+
+	/* requests that a back-end before us took and did not answer */
+	struct gr__inflight inflight;
+	struct gr__resubmit *resubmit; /* room for num; [resubmit_at, resubmit_count) are left */
+	unsigned resubmit_at, resubmit_count;
 
 	/* counters: written by the worker, read relaxed by anybody */
 	uint64_t requests, in_flight, bad_requests, broken_times, kicks, calls;
@@ -126,5 +144,13 @@ void gr__queue_break(struct gr__queue *q, const char *why);
 int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t head,
 		   struct gr__slot *slot);
 void gr__chain_drop_holds(struct gr__queue *q, struct gr__slot *slot);
+
+/* mark.c: the first @written bytes of what the device writes have been written. */
+void gr__slot_mark_first(struct gr__slot *slot, uint64_t written);
+/* In a read section: these bytes, in some of its pieces, have been. */
+void gr__slot_mark(struct gr__slot *slot, const void *host, uint64_t length);
+/* In the read section in which the ring was mapped: this part of the used ring has been. */
+void gr__queue_mark_used(struct gr__queue *q, const struct gr__ring *ring, uint64_t offset,
+			 uint64_t length);
 
 #endif

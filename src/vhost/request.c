@@ -27,9 +27,12 @@ GR_API void gr_vhost_complete(struct gr_vhost_request *request, uint64_t written
 	gr__worker_give(worker, slot);
 }
 
-/* Take @length bytes off the front of @iov, copying them from or to @buf. */
+/*
+ * Take @length bytes off the front of @iov, copying them from or to @buf: into the memory of @slot,
+ * if it is not NULL, and marking that.
+ */
 static int move(struct iovec **iov, unsigned *count, uint64_t *total, char *buf, size_t length,
-		bool into)
+		struct gr__slot *slot)
 {
 	if (length > *total)
 		return -EFAULT;
@@ -45,10 +48,12 @@ static int move(struct iovec **iov, unsigned *count, uint64_t *total, char *buf,
 		if (!*count)
 			return -EFAULT;
 		part = (*iov)->iov_len < length ? (*iov)->iov_len : length;
-		if (into)
+		if (slot) {
 			memcpy((*iov)->iov_base, buf, part);
-		else
+			gr__slot_mark(slot, (*iov)->iov_base, part);
+		} else {
 			memcpy(buf, (*iov)->iov_base, part);
+		}
 		(*iov)->iov_base = (char *)(*iov)->iov_base + part;
 		(*iov)->iov_len -= part;
 		buf += part;
@@ -72,7 +77,7 @@ static int check_lost(const struct gr__slot *slot)
 
 GR_API int gr_vhost_pull(struct gr_vhost_request *request, void *buf, size_t length)
 {
-	int rc = move(&request->out, &request->out_count, &request->out_length, buf, length, false);
+	int rc = move(&request->out, &request->out_count, &request->out_length, buf, length, NULL);
 
 	__asm__ volatile("" ::: "memory"); /* the copy is the one that is used */
 	return rc < 0 ? rc : check_lost(slot_of(request));
@@ -80,8 +85,19 @@ GR_API int gr_vhost_pull(struct gr_vhost_request *request, void *buf, size_t len
 
 GR_API int gr_vhost_push(struct gr_vhost_request *request, const void *buf, size_t length)
 {
-	int rc = move(&request->in, &request->in_count, &request->in_length, (char *)buf, length,
-		      true);
+	int rc;
 
+	/* around the copy and its mark, so that whoever turns a log on waits for both */
+	gr_read_begin();
+	rc = move(&request->in, &request->in_count, &request->in_length, (char *)buf, length,
+		  slot_of(request));
+	gr_read_end();
 	return rc < 0 ? rc : check_lost(slot_of(request));
+}
+
+GR_API void gr_vhost_wrote(struct gr_vhost_request *request, const void *host, uint64_t length)
+{
+	gr_read_begin();
+	gr__slot_mark(slot_of(request), host, length);
+	gr_read_end();
 }

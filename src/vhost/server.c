@@ -74,12 +74,14 @@ static int listen_at(const char *path)
 	fd = rc ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return gr__fail(rc ? -rc : -errno, "%s: no socket", path);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
-		rc = gr__fail(-errno, "%s: cannot be bound", path);
+	rc = GR_FAULT("bind");
+	if (rc || bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+		rc = gr__fail(rc ? -rc : -errno, "%s: cannot be bound", path);
 		goto close_fd;
 	}
-	if (listen(fd, 4)) {
-		rc = gr__fail(-errno, "%s: cannot listen", path);
+	rc = GR_FAULT("listen");
+	if (rc || listen(fd, 4)) {
+		rc = gr__fail(rc ? -rc : -errno, "%s: cannot listen", path);
 		goto unlink_path;
 	}
 	return fd;
@@ -157,7 +159,10 @@ static int open_workers(struct gr_vhost *server)
 static int watch(struct gr_vhost *server, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+	int error = GR_FAULT("epoll_ctl");
 
+	if (error)
+		return -error;
 	return epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
@@ -197,9 +202,10 @@ static int open_parts(struct gr_vhost *server, const struct gr_vhost_opts *opts)
 		return rc;
 	server->gpa = server->memory.gpa;
 	server->uaddr = server->memory.uaddr;
-	server->epoll = epoll_create1(EPOLL_CLOEXEC);
+	rc = GR_FAULT("epoll_create1");
+	server->epoll = rc ? -1 : epoll_create1(EPOLL_CLOEXEC);
 	if (server->epoll < 0)
-		return gr__fail(-errno, "no epoll descriptor");
+		return gr__fail(rc ? -rc : -errno, "no epoll descriptor");
 	server->stop = gr__event_open();
 	if (server->stop < 0)
 		return gr__fail(server->stop, "no event descriptor");
@@ -255,12 +261,18 @@ destroy:
 
 GR_API int gr_vhost_close(struct gr_vhost *server)
 {
+	int rc;
+
 	if (!server)
 		return 0;
 	for (unsigned i = 0; i < server->worker_count; i++)
 		if (gr__worker_is_me(&server->workers[i]))
 			return gr__fail(-EDEADLK, "a worker would wait for itself");
 	gr__connection_end(server);
+	/* first, since it may be refused; the workers have nothing to do any more */
+	rc = gr__memory_close(&server->memory);
+	if (rc < 0)
+		return rc;
 	destroy(server);
 	return 0;
 }

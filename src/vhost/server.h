@@ -8,6 +8,7 @@
 #ifndef GR__VHOST_SERVER_H
 #define GR__VHOST_SERVER_H
 
+#include "vhost/log.h"
 #include "vhost/memory.h"
 #include "vhost/message.h"
 #include "vhost/worker.h"
@@ -38,6 +39,9 @@ struct gr_vhost {
 	int epoll;
 	int stop; /* event */
 	struct gr__memory memory;
+	struct gr__log dirty_log;   /* of the connection's front-end; see there who reads it */
+	struct gr__shared inflight; /* likewise; each ring's worker has its part */
+	uint16_t inflight_queues, inflight_size;
 	struct gr__connection connection;
 
 	uint64_t log_second; /* atomic, relaxed: lines are bounded, see gr__vhost_log() */
@@ -52,10 +56,8 @@ gr__vhost_log(struct gr_vhost *server, enum gr_log_level level, const char *form
 
 /* protocol.c: act on a whole message. 0, or -errno: hang up. */
 int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message);
-/* Stop a ring: no more is taken, and what was taken is answered. */
-void gr__protocol_stop_queue(struct gr_vhost *server, struct gr__queue *q);
-
-/* All rings stopped and all that was told of them forgotten; the device reset. */
+/* All rings stopped and all that was told of them forgotten; the device reset; log and record of
+ * requests in flight unmapped. */
 void gr__protocol_forget(struct gr_vhost *server);
 
 /* connection.c */

@@ -20,6 +20,8 @@ enum wire_request {
 	WIRE_SET_OWNER = 3,
 	WIRE_RESET_OWNER = 4,
 	WIRE_SET_MEM_TABLE = 5,
+	WIRE_SET_LOG_BASE = 6,
+	WIRE_SET_LOG_FD = 7,
 	WIRE_SET_VRING_NUM = 8,
 	WIRE_SET_VRING_ADDR = 9,
 	WIRE_SET_VRING_BASE = 10,
@@ -33,6 +35,8 @@ enum wire_request {
 	WIRE_SET_VRING_ENABLE = 18,
 	WIRE_GET_CONFIG = 24,
 	WIRE_SET_CONFIG = 25,
+	WIRE_GET_INFLIGHT_FD = 31,
+	WIRE_SET_INFLIGHT_FD = 32,
 	WIRE_RESET_DEVICE = 34,
 	WIRE_GET_MAX_MEM_SLOTS = 36,
 	WIRE_ADD_MEM_REG = 37,
@@ -58,6 +62,7 @@ enum wire_request {
 #define BIT_U64(n) (UINT64_C(1) << (n))
 
 /* Feature bits of the transport. */
+#define WIRE_F_LOG_ALL BIT_U64(26)
 #define WIRE_F_INDIRECT_DESC BIT_U64(28)
 #define WIRE_F_EVENT_IDX BIT_U64(29)
 #define WIRE_F_PROTOCOL_FEATURES BIT_U64(30)
@@ -65,8 +70,10 @@ enum wire_request {
 
 /* Protocol features. */
 #define WIRE_P_MQ BIT_U64(0)
+#define WIRE_P_LOG_SHMFD BIT_U64(1)
 #define WIRE_P_REPLY_ACK BIT_U64(3)
 #define WIRE_P_CONFIG BIT_U64(9)
+#define WIRE_P_INFLIGHT_SHMFD BIT_U64(12)
 #define WIRE_P_RESET_DEVICE BIT_U64(13)
 #define WIRE_P_CONFIGURE_MEM_SLOTS BIT_U64(15)
 
@@ -108,6 +115,20 @@ struct wire_vring_addr {
 	uint64_t log;
 };
 
+struct wire_log {
+	uint64_t size;	 /* in bytes, of the log */
+	uint64_t offset; /* of its first byte in the descriptor */
+};
+
+struct wire_inflight {
+	uint64_t size;
+	uint64_t offset;
+	uint16_t queues;
+	uint16_t queue_size;
+	uint32_t padding; /* some front-ends leave it out */
+};
+#define WIRE_INFLIGHT_SHORT 20
+
 struct wire_config {
 	uint32_t offset;
 	uint32_t size;
@@ -122,6 +143,8 @@ union wire_payload {
 	struct wire_mem_reg mem_reg;
 	struct wire_vring_state state;
 	struct wire_vring_addr addr;
+	struct wire_log log;
+	struct wire_inflight inflight;
 	struct wire_config config;
 	uint8_t bytes[512]; /* room for messages of a later version, to be refused by name */
 };
@@ -132,8 +155,31 @@ _Static_assert(sizeof(struct wire_table) == 264, "table");
 _Static_assert(sizeof(struct wire_mem_reg) == 40, "memory region");
 _Static_assert(sizeof(struct wire_vring_state) == 8, "vring state");
 _Static_assert(sizeof(struct wire_vring_addr) == 40, "vring address");
+_Static_assert(sizeof(struct wire_log) == 16, "log");
+_Static_assert(sizeof(struct wire_inflight) == 24, "in flight");
 _Static_assert(sizeof(struct wire_config) == 268, "config");
 _Static_assert(sizeof(union wire_payload) == 512, "payload");
+
+/* ------------------------------------------- requests in flight, in memory that is shared */
+
+struct wire_inflight_desc {
+	uint8_t inflight;
+	uint8_t padding[5];
+	uint16_t next;
+	uint64_t counter;
+};
+
+struct wire_inflight_queue {
+	uint64_t features;
+	uint16_t version;
+	uint16_t desc_num;
+	uint16_t last_batch_head;
+	uint16_t used_idx;
+	struct wire_inflight_desc desc[];
+};
+
+_Static_assert(sizeof(struct wire_inflight_desc) == 16, "state of a descriptor");
+_Static_assert(sizeof(struct wire_inflight_queue) == 16, "state of a queue");
 
 /* ------------------------------------------------------------------------------- split ring */
 

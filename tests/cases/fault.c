@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* See fault.h. */
 #include "fault.h"
+#include "../fault/tally.h"
 #include "os/hooks.h"
 #include <dirent.h>
 #include <stdio.h>
@@ -15,12 +16,15 @@
 static struct {
 	int position; /* atomic: the call that fails, counted down */
 	int error;
-	const char *call; /* atomic: that failed */
-	unsigned seen;	  /* atomic: calls that could have */
+	const char *call;    /* atomic: that failed */
+	const char *missing; /* always fails; const while armed */
+	unsigned seen;	     /* atomic: calls that could have */
 } armed;
 
 static int fail_one(const char *call)
 {
+	if (armed.missing && !strcmp(armed.missing, call))
+		return EOPNOTSUPP;
 	__atomic_add_fetch(&armed.seen, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_sub_fetch(&armed.position, 1, __ATOMIC_SEQ_CST) != 0)
 		return 0;
@@ -366,6 +370,7 @@ static bool run_once(const struct fault_case *operation, bool listeners, int pos
 
 	fault_world_open(&world, listeners, operation);
 	snapshot_take(&world, &before);
+	armed.missing = operation->missing;
 	arm(position, error);
 	rc = operation->run(&world);
 	if (world.ram)
@@ -397,6 +402,10 @@ static bool run_once(const struct fault_case *operation, bool listeners, int pos
 			fail();
 		}
 	}
+	if (call && operation->covers)
+		tally_fault(operation->covers, call);
+	else if (call)
+		tally_add(operation->name, strcspn(operation->name, " "), call, 1);
 	/* a fault may also have been got over: that is a success like any other */
 	assert_books(&world);
 	snapshot_take(&world, &after);
@@ -435,6 +444,8 @@ void fault_run(const struct fault_case *operation)
 			if (objects() != heap)
 				fail_msg("%s: %d objects were not freed", operation->name,
 					 objects() - heap);
+			if (positions == 1)
+				tally_add(operation->name, strcspn(operation->name, " "), "-", 0);
 			if (positions - 1 < operation->at_least)
 				fail_msg("%s: only %u calls that can fail", operation->name,
 					 positions - 1);

@@ -22,6 +22,7 @@ struct fault_world {
 	struct gr_block *spare;	   /* anonymous, not mapped */
 	struct gr_listener *extra; /* these two are made by an operation */
 	struct gr_space *space;
+	struct gr_txn *txn;   /* of flat */
 	struct ledger *books; /* two, or NULL */
 	char *directory;      /* empty, of our own */
 	int released;	      /* counts release callbacks of memory that an operation lends */
@@ -29,7 +30,8 @@ struct fault_world {
 };
 
 struct fault_case {
-	const char *name;
+	const char *name;   /* begins with the function that is called */
+	const char *covers; /* all functions that are, if more; with a space between them */
 	bool no_ram;
 	/* Brings the world, in which faults are not armed yet, to where the operation begins. */
 	void (*prepare)(struct fault_world *world);
@@ -37,6 +39,8 @@ struct fault_case {
 	int (*run)(struct fault_world *world);
 	/* What is asked of the world after a success. May be NULL. */
 	void (*check)(struct fault_world *world);
+	/* A call that always fails, with EOPNOTSUPP: it is done another way. May be NULL. */
+	const char *missing;
 	/* Fault points it has at least, so that the test is about something. */
 	unsigned at_least;
 	/* A failure may publish the old state anew: the generation grows. */

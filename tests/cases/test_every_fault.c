@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Q16, Q17, Q30: every operation, with every one of its calls failing once; see fault.h. */
+#include "../fault/tally.h"
 #include "fault.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -71,6 +73,52 @@ static int run_space_close(struct fault_world *world)
 	else
 		world->space = NULL;
 	return rc;
+}
+
+/* Reclaim by the embedder: what was deleted goes in the end, whatever failed. */
+static int run_reclaim(struct fault_world *world)
+{
+	struct gr_ram_opts opts = {.embedder_reclaim = 1};
+	struct gr_block_opts block_opts = {.name = "gone",
+					   .backing = GR_BACKING_MEMFD,
+					   .length = 4 * PAGE,
+					   .max_length = 8 * PAGE};
+	struct gr_block *block;
+	struct gr_ram_stats stats;
+	struct gr_ram *ram;
+	struct pollfd ready = {.events = POLLIN};
+	int rc = gr_ram_open(&opts, &ram), closed;
+
+	if (rc < 0)
+		return rc;
+	ready.fd = gr_ram_reclaim_fd(ram);
+	assert_true(ready.fd >= 0);
+	rc = gr_block_new(ram, &block_opts, &block);
+	if (!rc)
+		rc = gr_block_delete(block);
+	if (!rc) {
+		assert_int_equal(poll(&ready, 1, 10000), 1);
+		assert_int_equal(gr_ram_reclaim(ram), 1);
+	}
+	gr_ram_get_stats(ram, &stats);
+	assert_int_equal(stats.blocks_pending, 0);
+	closed = gr_ram_close(ram);
+	if (closed < 0)
+		assert_ok(gr_ram_close(ram));
+	return rc < 0 ? rc : closed;
+}
+
+static int run_drain(struct fault_world *world)
+{
+	struct gr_ram_stats stats;
+	int rc = gr_block_delete(world->spare);
+
+	if (rc < 0)
+		return rc;
+	assert_ok(gr_ram_drain(world->ram, 10000));
+	gr_ram_get_stats(world->ram, &stats);
+	assert_int_equal(stats.blocks_pending, 0);
+	return 0;
 }
 
 /* ------------------------------------------------------------------------------------- blocks */
@@ -233,6 +281,69 @@ static int run_new_with_release(struct fault_world *world)
 	};
 
 	return new_block(world, &opts);
+}
+
+static int run_new_windowed(struct fault_world *world)
+{
+	struct gr_block_opts opts = {
+		.backing = GR_BACKING_FILE,
+		.flags = GR_WINDOWED | GR_TEMPORARY | GR_SHARED,
+		.path = world->directory,
+		.max_length = GIB,
+		.max_windows = 2,
+	};
+
+	return new_block(world, &opts);
+}
+
+static int refuse_map(void *context, uint64_t offset, uint64_t length, unsigned access, void **host)
+{
+	return -EIO;
+}
+
+static void never_unmap(void *context, void *host, uint64_t length)
+{
+	fail(); /* nothing was mapped */
+}
+
+static int run_new_foreign(struct fault_world *world)
+{
+	static const struct gr_foreign_ops ops = {.map = refuse_map, .unmap = never_unmap};
+	struct gr_block_opts opts = {.backing = GR_BACKING_FOREIGN, .foreign = &ops};
+
+	return new_block(world, &opts);
+}
+
+/* Two windows of a file, which an access of a few bytes needs. */
+static void map_windowed(struct fault_world *world)
+{
+	struct gr_block_opts opts = {
+		.name = "windowed",
+		.backing = GR_BACKING_FILE,
+		.flags = GR_WINDOWED | GR_TEMPORARY | GR_SHARED | GR_DELETE_UNMAP,
+		.path = world->directory,
+		.length = 2 * PAGE,
+		.window_size = PAGE,
+		.max_windows = 2,
+	};
+	struct gr_block *block;
+
+	open_space(world);
+	assert_ok(gr_block_new(world->ram, &opts, &block));
+	assert_ok(gr_space_map(world->space, BASE, block, 0, 2 * PAGE, RW));
+}
+
+static int run_store_windowed(struct fault_world *world)
+{
+	return gr_store_u64(world->space, BASE + 8, UINT64_C(0x1122334455667788));
+}
+
+static void check_windowed(struct fault_world *world)
+{
+	uint64_t value;
+
+	assert_ok(gr_load_u64(world->space, BASE + 8, &value));
+	assert_int_equal(value, UINT64_C(0x1122334455667788));
 }
 
 /* A block of all advice there is, that grows. */
@@ -432,6 +543,76 @@ static int run_txn(struct fault_world *world)
 	return gr_txn_commit(txn);
 }
 
+static int run_txn_begin(struct fault_world *world)
+{
+	struct gr_txn *txn = NULL;
+	int rc = gr_txn_begin(world->flat, &txn);
+
+	if (rc < 0)
+		assert_null(txn);
+	gr_txn_abort(txn);
+	return rc;
+}
+
+/*
+ * What could not be collected leaves the transaction as it was, to be tried again. Many, so that
+ * its list grows.
+ */
+static int run_txn_map(struct fault_world *world)
+{
+	struct gr_txn *txn = NULL;
+	int rc, failed = 0;
+	unsigned i;
+
+	rc = gr_txn_begin(world->flat, &txn);
+	for (i = 0; i < 40 && !rc && !failed; i++)
+		failed = gr_txn_map(txn, 10 * GIB + i * PAGE, world->spare, 0, PAGE, RW);
+	if (failed)
+		rc = gr_txn_map(txn, 10 * GIB + (i - 1) * PAGE, world->spare, 0, PAGE, RW);
+	assert_true(failed || rc || i == 40);
+	gr_txn_abort(txn);
+	return failed ? failed : rc;
+}
+
+static int run_txn_unmap(struct fault_world *world)
+{
+	struct gr_txn *txn = NULL;
+	int rc, failed = 0;
+	unsigned i;
+
+	rc = gr_txn_begin(world->flat, &txn);
+	for (i = 0; i < 40 && !rc && !failed; i++)
+		failed = gr_txn_unmap(txn, 10 * GIB + i * PAGE, PAGE);
+	if (failed)
+		rc = gr_txn_unmap(txn, 10 * GIB, PAGE);
+	gr_txn_abort(txn);
+	return failed ? failed : rc;
+}
+
+/* The commit alone: collecting is done before. It is over either way, so it is collected anew. */
+static void begin_txn(struct fault_world *world)
+{
+	unsigned i;
+
+	assert_ok(gr_txn_begin(world->flat, &world->txn));
+	assert_ok(gr_txn_unmap(world->txn, BASE, 1000 * PAGE));
+	for (i = 0; i < 80; i++)
+		assert_ok(gr_txn_map(world->txn, BASE + i * 3 * MIB, world->spare, i % 4 * PAGE,
+				     PAGE, RW));
+	assert_ok(gr_txn_map(world->txn, 200 * GIB, world->memfd, 0, PAGE, RW));
+}
+
+static int run_txn_commit(struct fault_world *world)
+{
+	int rc;
+
+	if (!world->txn) /* after a failure, with no fault armed */
+		begin_txn(world);
+	rc = gr_txn_commit(world->txn);
+	world->txn = NULL;
+	return rc;
+}
+
 static void check_txn(struct fault_world *world)
 {
 	struct gr_ram_stats stats;
@@ -490,6 +671,9 @@ static int run_listener_close(struct fault_world *world)
 static const struct fault_case operations[] = {
 	{"gr_ram_open", .no_ram = true, .run = run_open, .at_least = 5},
 	{"gr_ram_close", .run = run_close, .at_least = 1},
+	{"gr_ram_reclaim", .covers = "gr_ram_reclaim gr_ram_reclaim_fd", .no_ram = true,
+	 .run = run_reclaim, .at_least = 10},
+	{"gr_ram_drain", .run = run_drain, .at_least = 1},
 	{"gr_space_open", .run = run_space_open, .at_least = 3},
 	{"gr_space_close", .prepare = open_space_with_ranges, .run = run_space_close,
 	 .at_least = 2},
@@ -497,6 +681,8 @@ static const struct fault_case operations[] = {
 	{"gr_block_new anon with everything", .run = run_new_anon_with_everything, .at_least = 12},
 	{"gr_block_new memfd", .run = run_new_memfd, .at_least = 8},
 	{"gr_block_new temporary file", .run = run_new_temporary, .at_least = 8},
+	{"gr_block_new temporary file, without O_TMPFILE", .missing = "open.tmpfile",
+	 .run = run_new_temporary, .at_least = 8},
 	{"gr_block_new created file", .run = run_new_created, .check = remove_file, .at_least = 8},
 	{"gr_block_new empty file", .prepare = make_empty_file, .run = run_new_in_an_empty_file,
 	 .check = remove_file, .at_least = 8},
@@ -504,6 +690,10 @@ static const struct fault_case operations[] = {
 	 .check = remove_full_file, .at_least = 8},
 	{"gr_block_new lent memory", .run = run_new_in_lent_memory, .at_least = 3},
 	{"gr_block_new lent memory with release", .run = run_new_with_release, .at_least = 3},
+	{"gr_block_new windowed file", .run = run_new_windowed, .at_least = 8},
+	{"gr_block_new foreign", .run = run_new_foreign, .at_least = 6},
+	{"gr_store windowed", .prepare = map_windowed, .run = run_store_windowed,
+	 .check = check_windowed, .at_least = 1},
 	{"gr_block_delete", .run = run_delete, .at_least = 1},
 	{"gr_block_delete mapped", .run = run_delete_mapped, .check = check_anon_is_gone,
 	 .at_least = 6},
@@ -528,7 +718,13 @@ static const struct fault_case operations[] = {
 	{"gr_space_unmap", .run = run_unmap, .at_least = 3},
 	{"gr_space_unmap middle", .run = run_unmap_middle, .at_least = 3},
 	{"gr_space_unmap many", .run = run_unmap_many, .at_least = 2},
-	{"gr_txn", .run = run_txn, .check = check_txn, .at_least = 8},
+	{"gr_txn", .covers = "gr_txn_begin gr_txn_map gr_txn_unmap gr_txn_commit gr_txn_abort",
+	 .run = run_txn, .check = check_txn, .at_least = 8},
+	{"gr_txn_begin", .run = run_txn_begin, .at_least = 1},
+	{"gr_txn_map", .run = run_txn_map, .at_least = 2},
+	{"gr_txn_unmap", .run = run_txn_unmap, .at_least = 2},
+	{"gr_txn_commit", .prepare = begin_txn, .run = run_txn_commit, .check = check_txn,
+	 .at_least = 4},
 	{"gr_listener_open", .run = run_listener_open, .check = check_listener, .at_least = 3},
 	{"gr_listener_close", .prepare = open_listener, .run = run_listener_close, .at_least = 2},
 };
@@ -551,6 +747,12 @@ static void q16_every_fault_of_opening_and_closing(void **unused)
 	run_named("gr_ram_");
 	run_named("gr_space_open");
 	run_named("gr_space_close");
+}
+
+/* A lookup that maps a window: its error is no address (Q7). */
+static void q7_q16_every_fault_of_a_window(void **unused)
+{
+	run_named("gr_store windowed");
 }
 
 /* A failed preallocation is one of them: an error, not an exit (Q30). */
@@ -586,43 +788,87 @@ static void q16_every_fault_of_listeners(void **unused)
 	run_named("gr_listener");
 }
 
+/* Calls it, and says that it was called where nothing failed. */
+#define CALL(function, ...)                                                                        \
+	({                                                                                         \
+		tally_nothing(#function);                                                          \
+		function(__VA_ARGS__);                                                             \
+	})
+
+static int any_block(void *context, struct gr_block *block)
+{
+	return 0;
+}
+
+static int any_range(void *context, const struct gr_range *range)
+{
+	return 0;
+}
+
 /* What readers call has nothing that could fail: no allocation, no system call. */
-static void read_everything(struct fault_world *world)
+static void look_everywhere(struct fault_world *world)
 {
 	struct gr_cursor cursor;
 	struct iovec iov[8];
-	struct gr_pin pins[8], pin;
 	struct gr_range range;
-	char buf[64];
-	uint64_t value, expected = 0;
-	int i, found;
+	int i;
 
-	gr_cursor_init(&cursor, world->flat);
-	gr_read_begin();
+	CALL(gr_cursor_init, &cursor, world->flat);
+	CALL(gr_read_begin);
 	for (i = 0; i < 64; i++) {
-		gr_host(world->flat, BASE + i * PAGE, 8, RW);
-		gr_cursor_host(&cursor, BASE + i * PAGE, 8, RW);
+		CALL(gr_host, world->flat, BASE + i * PAGE, 8, RW);
+		CALL(gr_cursor_host, &cursor, BASE + i * PAGE, 8, RW);
 	}
 	gr_host(world->wide, UINT64_MAX, 1, RW);
-	gr_spans(world->wide, 0, 4 * PAGE, RW, iov, 8);
-	gr_space_find(world->wide, 0, &range);
-	gr_block_by_name(world->ram, "anon");
-	gr_block_by_host(world->ram, case_host(world->anon), NULL);
-	gr_block_by_offset(world->ram, 0, NULL);
-	gr_read_end();
-	gr_load(world->wide, 0, buf, sizeof(buf));
-	gr_store(world->wide, 0, buf, sizeof(buf));
-	gr_fill(world->wide, 8, 1, 16);
-	gr_load_u64(world->wide, 1, &value);
-	gr_store_u64(world->wide, UINT64_MAX - 7, 1);
-	gr_cmpxchg_u64(world->wide, 0, &expected, 1);
-	assert_ok(gr_pin(world->wide, 0, 8, RW, &pin));
+	CALL(gr_spans, world->wide, 0, 4 * PAGE, RW, iov, 8);
+	CALL(gr_space_find, world->wide, 0, &range);
+	CALL(gr_space_each_range, world->wide, any_range, NULL);
+	CALL(gr_ram_each_block, world->ram, any_block, NULL);
+	CALL(gr_block_by_name, world->ram, "anon");
+	CALL(gr_block_by_host, world->ram, case_host(world->anon), NULL);
+	CALL(gr_block_by_offset, world->ram, 0, NULL);
+	CALL(gr_read_end);
+}
+
+static void move_and_pin(struct fault_world *world)
+{
+	struct gr_pin pins[8], pin;
+	char buf[64];
+	uint64_t value, expected = 0, offset;
+	uint32_t expected_32 = 0;
+	int i, found, fd;
+
+	CALL(gr_load, world->wide, 0, buf, sizeof(buf));
+	CALL(gr_store, world->wide, 0, buf, sizeof(buf));
+	CALL(gr_fill, world->wide, 8, 1, 16);
+	CALL(gr_load_u64, world->wide, 1, &value);
+	CALL(gr_store_u64, world->wide, UINT64_MAX - 7, 1);
+	CALL(gr_cmpxchg_u64, world->wide, 0, &expected, 1);
+	CALL(gr_cmpxchg_u32, world->wide, 8, &expected_32, 1);
+	assert_ok(CALL(gr_pin, world->wide, 0, 8, RW, &pin));
+	CALL(gr_unpin, &pin);
+	assert_ok(CALL(gr_block_pin, world->anon, 0, 8, GR_READ, &pin));
 	gr_unpin(&pin);
-	found = gr_pin_spans(world->wide, 0, 2 * PAGE, RW, pins, 8);
+	found = CALL(gr_pin_spans, world->wide, 0, 2 * PAGE, RW, pins, 8);
 	for (i = 0; i < found; i++)
 		gr_unpin(&pins[i]);
 	gr_load(world->wide, 64 * GIB, buf, 8); /* errors too */
 	gr_pin(world->wide, 64 * GIB, 8, RW, &pin);
+	assert_ok(CALL(gr_block_share_fd, world->memfd, &fd, &offset));
+}
+
+static void read_everything(struct fault_world *world)
+{
+	struct gr_block_info info;
+	struct gr_ram_stats stats;
+
+	look_everywhere(world);
+	move_and_pin(world);
+	CALL(gr_block_get_info, world->anon, &info);
+	CALL(gr_ram_get_stats, world->ram, &stats);
+	CALL(gr_space_name, world->wide);
+	CALL(gr_version);
+	CALL(gr_last_error);
 }
 
 static void q16_reading_has_nothing_that_can_fail(void **unused)
@@ -638,6 +884,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(q16_every_fault_of_opening_and_closing),
+		cmocka_unit_test(q7_q16_every_fault_of_a_window),
 		cmocka_unit_test(q17_q30_every_fault_of_a_new_block),
 		cmocka_unit_test(q16_every_fault_of_a_delete),
 		cmocka_unit_test(q16_every_fault_of_a_resize),

@@ -262,7 +262,7 @@ static void p24_p25_descriptors_and_maps_are_the_same_after_every_table(void **u
 	struct gr_space *space = case_space(ram, "guest");
 	struct gr_block *tables[2][REGIONS];
 	int fd = make_memfd(64 * 4 * PAGE), fds[REGIONS];
-	uint64_t lengths[REGIONS], value;
+	uint64_t lengths[REGIONS], value = 0;
 	unsigned round, i, k, open_fds = 0;
 
 	for (i = 0; i < REGIONS; i++) {

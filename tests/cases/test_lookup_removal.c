@@ -292,10 +292,10 @@ static void p1_values_on_the_last_bytes(void **unused)
 		struct gr_ram *ram = case_ram();
 		struct gr_space *space = case_space(ram, "guest");
 		struct gr_block *block = case_anon(ram, "x", edges[i].length);
-		uint16_t v16;
-		uint32_t v32, e32 = 0;
-		uint64_t v64, e64 = 0;
-		uint8_t v8;
+		uint16_t v16 = 0;
+		uint32_t v32 = 0, e32 = 0;
+		uint64_t v64 = 0, e64 = 0;
+		uint8_t v8 = 0;
 
 		case_map(space, edges[i].addr, block, 0, edges[i].length, RW);
 		assert_ok(gr_store_u8(space, last, 0x11));

@@ -23,7 +23,7 @@ static void p8_p9_buffer_across_two_ranges_is_two_pieces(void **unused)
 		struct gr_pin pins[2], pin;
 		struct gr_cursor cursor;
 		char out[3000], back[3000];
-		uint64_t v64;
+		uint64_t v64 = 0;
 		size_t i;
 
 		b = case_anon(ram, "b", 2 * MIB);
@@ -252,7 +252,7 @@ static void q27_lengths_of_4_gib_and_more(void **unused)
 	}
 	/* each word of the last GiB has an address of its own */
 	for (i = 0; i < 64; i++) {
-		uint64_t addr = whole - 8 - i * 16 * MIB, value;
+		uint64_t addr = whole - 8 - i * 16 * MIB, value = 0;
 
 		assert_ok(gr_store_u64(space, addr, addr));
 		assert_int_equal(*(uint64_t *)(host + addr), addr);

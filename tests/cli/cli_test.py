@@ -61,11 +61,11 @@ def test_help():
     """--help names every verb and option, and exits with 0; so does --version."""
     result = run("--help")
     expect(result.returncode == 0 and result.stderr == "", "--help", result)
-    for verb in ("torture", "bench", "--help", "--version"):
+    for verb in ("map", "top", "torture", "bench", "--help", "--version"):
         expect(verb in result.stdout, f"--help names {verb}", result)
     options = {
         "torture": ["--seconds", "--readers", "--writers", "--seed", "--baseline", "--json"],
-        "bench": ["--json", "--quick", "lookup|update|access|reclaim"],
+        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change"],
     }
     for verb, names in options.items():
         result = run(verb, "--help")

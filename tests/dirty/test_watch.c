@@ -3,6 +3,7 @@
  * Watches: writes that nobody marks, in both modes, on each kind of memory. What the machine lacks
  * is said and skipped.
  */
+#include "../fault/tally.h"
 #include "testing.h"
 #include <fcntl.h>
 #include <guestram/dirty.h>
@@ -215,6 +216,40 @@ static void sync_on_what_was_there(void **unused)
 	blocks_there_before_and_writes_from_before(GR_WATCH_SYNC);
 }
 
+static void grow_and_shrink(enum gr_watch_mode mode)
+{
+	struct gr_block *block;
+	char *host;
+
+	if (open_all(mode) < 0)
+		skip();
+	block = make(MEMFD, "grows", 4, 64);
+	host = info_of(block).host;
+	harvest(block);
+	assert_ok(gr_block_resize(block, 20 * PAGE));
+	assert_string_equal(harvest(block), "4+16");
+	host[19 * PAGE] = 1;
+	assert_string_equal(harvest(block), "19+1");
+	/* away and back with no harvest in between: other pages stand there now */
+	assert_ok(gr_block_resize(block, 2 * PAGE));
+	assert_ok(gr_block_resize(block, 20 * PAGE));
+	host[1 * PAGE] = 1;
+	assert_string_equal(harvest(block), "1+19");
+	host[10 * PAGE] = 1;
+	assert_string_equal(harvest(block), "10+1");
+	close_all();
+}
+
+static void async_follows_resizes(void **unused)
+{
+	grow_and_shrink(GR_WATCH_ASYNC);
+}
+
+static void sync_follows_resizes(void **unused)
+{
+	grow_and_shrink(GR_WATCH_SYNC);
+}
+
 /* ---------------------------------------------------------------------------------- threads */
 
 static int stop;
@@ -284,9 +319,14 @@ static void q15_sync_misses_no_write(void **unused)
 
 static int fault_at, fault_count;
 
+static const char *failed_call;
+
 static int fail_once(const char *call)
 {
-	return ++fault_count == fault_at ? EIO : 0;
+	if (++fault_count != fault_at)
+		return 0;
+	failed_call = call;
+	return EIO;
 }
 
 static void every_fault_of(enum gr_watch_mode mode)
@@ -309,6 +349,7 @@ static void every_fault_of(enum gr_watch_mode mode)
 		if (!rc)
 			break;
 		assert_true(rc < 0);
+		tally_fault("gr_dirty_watch_open", failed_call);
 	}
 	((char *)info_of(block).host)[7 * PAGE] = 1;
 	for (fault_at = 1;; fault_at++, positions++) {
@@ -319,7 +360,14 @@ static void every_fault_of(enum gr_watch_mode mode)
 		if (!rc)
 			break;
 		assert_true(rc < 0);
+		tally_fault("gr_dirty_harvest", failed_call);
 	}
+	fault_count = 0;
+	gr__hook_fault = fail_once;
+	assert_int_not_equal(gr_dirty_watch_mode(watch), GR_WATCH_AUTO);
+	gr__hook_fault = NULL;
+	assert_int_equal(fault_count, 0);
+	tally_nothing("gr_dirty_watch_mode");
 	/* the failures have lost nothing */
 	assert_int_equal(gr_harvest_bytes(got), PAGE);
 	gr_harvest_commit(got);
@@ -372,6 +420,8 @@ int main(void)
 		cmocka_unit_test(sync_sees_each_write_on_each_kind),
 		cmocka_unit_test(async_on_what_was_there),
 		cmocka_unit_test(sync_on_what_was_there),
+		cmocka_unit_test(async_follows_resizes),
+		cmocka_unit_test(sync_follows_resizes),
 		cmocka_unit_test(q15_async_misses_no_write),
 		cmocka_unit_test(q15_sync_misses_no_write),
 		cmocka_unit_test(async_every_fault),

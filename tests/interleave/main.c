@@ -32,6 +32,8 @@ static const struct script *const scripts[] = {
 	&script_resize_close,	  &script_resize_discard, &script_listener_open,
 	&script_listener_refusal, &script_map_delete,	  &script_find_map,
 	&script_refused_block,	  &script_space_close,	  &script_close_change,
+	&script_close_look,	  &script_plug_lookup,	  &script_plug_pin,
+	&script_plug_listener,
 };
 #define COUNT (sizeof(scripts) / sizeof(scripts[0]))
 

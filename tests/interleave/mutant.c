@@ -3,6 +3,7 @@
 #include "mutant.h"
 #include "ram/listener.h"
 #include "ram/reclaim.h"
+#include "ram/registry.h"
 #include "schedule.h"
 #include "space/builder.h"
 #include "space/change.h"
@@ -36,6 +37,7 @@ static const struct {
 	[NO_WAKE] = {"no-wake", "the worker is not woken"},
 	[EARLY_OFFSET] = {"early-offset", "a RAM offset is free at the delete of its block"},
 	[UNWAITED_CLOSE] = {"unwaited-close", "a close does not wait for what is pending"},
+	[UNWAITED_LOOK] = {"unwaited-look", "a close does not wait for who looks at the RAM"},
 	[NO_EXIT_KEY] = {"no-exit-key", "nothing is done when a thread ends"},
 	[RECLAIM_WAITS] = {"reclaim-waits", "reclaim under the embedder's lock waits for readers"},
 };
@@ -82,6 +84,17 @@ void __wrap_gr__builder_publish(struct gr__builder *builder)
 	if (mutant == STUCK_GENERATION)
 		builder->space->ram->generation--;
 	__real_gr__builder_publish(builder);
+}
+
+/* ---------------------------------------------------------------------------------------- ends */
+
+void __real_gr__registry_leave(struct gr_ram *ram);
+void __wrap_gr__registry_leave(struct gr_ram *ram);
+
+void __wrap_gr__registry_leave(struct gr_ram *ram)
+{
+	if (mutant != UNWAITED_LOOK)
+		__real_gr__registry_leave(ram);
 }
 
 /* ---------------------------------------------------------------------------------------- pins */

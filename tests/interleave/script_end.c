@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Waiting for reclaim, and ends: of blocks, of a RAM, of threads. */
+#include "ram/registry.h"
 #include "scripts.h"
 #include "world.h"
 
@@ -267,6 +268,49 @@ const struct script script_close_change = {
 	.quick = 2,
 	.full = 5,
 	.mutants = {UNCLAIMED_COMMIT},
+};
+
+/* --------------------------------------------------------- a RAM's close while it is looked at */
+
+static int look_at_ram(void *context, struct gr_ram *ram)
+{
+	struct gr_ram_stats stats;
+
+	gr_ram_get_stats(ram, &stats);
+	sched_point("look");
+	gr_ram_get_stats(ram, &stats);
+	check(!world.closed, "a RAM is looked at whose close has returned");
+	check(stats.spaces == 1, "a RAM of %llu spaces", (unsigned long long)stats.spaces);
+	return 0;
+}
+
+static void look_at_all(void)
+{
+	gr__registry_each(look_at_ram, NULL);
+}
+
+static void close_while_looked_at(void)
+{
+	succeed(gr_ram_close(world.ram));
+	world.closed = true;
+}
+
+static void prepare_look(void)
+{
+	prepare_blocks(NULL);
+	sched_thread('l', look_at_all);
+	sched_thread('k', look_at_all);
+	sched_thread('c', close_while_looked_at);
+}
+
+const struct script script_close_look = {
+	.name = "close-look",
+	.what = "a RAM's close while two threads look at all RAMs of the process",
+	.prepare = prepare_look,
+	.judge = world_close,
+	.quick = 2,
+	.full = 3,
+	.mutants = {UNWAITED_LOOK, NO_BROADCAST},
 };
 
 /* ---------------------------------------------------------------------------- threads that end */

@@ -27,6 +27,7 @@ int __wrap_gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length
 	int rc;
 
 	check(!resizing, "pages are discarded while the block is resized");
+	plug_discards(offset);
 	discarding = true;
 	sched_point("discard");
 	rc = __real_gr__mem_discard(mem, offset, length);
@@ -53,6 +54,12 @@ int __wrap_gr__mem_resize(struct gr__mem *mem, uint64_t length)
 	there = mem->length == 2 * PAGE;
 	sched_point("memory.done");
 	return rc;
+}
+
+void resize_forget(void)
+{
+	resizing = false;
+	discarding = false;
 }
 
 static void hold_tail(unsigned char *tail)

@@ -18,6 +18,12 @@ extern const struct script script_listener_open, script_listener_close, script_l
 	script_listener_new, script_map_delete, script_find_map, script_refused_block,
 	script_space_close;
 extern const struct script script_drain_delete, script_throttle, script_embedder, script_close,
-	script_close_change, script_thread_exit;
+	script_close_change, script_close_look, script_thread_exit;
+extern const struct script script_plug_lookup, script_plug_pin, script_plug_listener;
+
+/* script_plug.c: pages of a block are about to be discarded … */
+void plug_discards(uint64_t offset);
+/* … by what script_resize.c wraps, and what it knows of its last run is over. */
+void resize_forget(void);
 
 #endif

@@ -42,6 +42,7 @@ struct world {
 	struct interval recent[SPACES][RECENT];
 	unsigned recent_count[SPACES];
 	bool growing[SPACES], changed[SPACES];
+	const struct gr__view *opened[SPACES]; /* the view that the space was opened with */
 	unsigned step;
 };
 

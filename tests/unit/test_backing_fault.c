@@ -4,6 +4,7 @@
  * at every position. Then nothing has changed, and the next try works. And Q11: no other thread's
  * memory is ever touched by what we do in our own address space.
  */
+#include "../fault/tally.h"
 #include "backing_util.h"
 #include <pthread.h>
 #include <signal.h>
@@ -94,6 +95,10 @@ static void check_failure(const struct scenario *scenario, char operation, int n
 {
 	const char *call = fired_fault();
 
+	tally_fault(operation == 'm'   ? "gr_block_new"
+		    : operation == 'd' ? "gr_block_discard"
+				       : "gr_block_resize",
+		    call);
 	if (rc == 0 && !strcmp(call, "madvise") && !(scenario->flags & GR_NO_THP))
 		fail_msg("%s, '%c': \"madvise\" failed, and nothing was said", scenario->name,
 			 operation);

@@ -33,7 +33,9 @@ static const struct {
 	{{ANON, ONE_PAGE, .fd_offset = 4096}, -EINVAL, "fd_offset"},
 	{{ANON, ONE_PAGE, .host = page}, -EINVAL, "host"},
 	{{ANON, ONE_PAGE, .release = release}, -EINVAL, "release"},
-	{{ANON, ONE_PAGE, .reserved = {[7] = 1}}, -EINVAL, "reserved[7]"},
+	{{ANON, ONE_PAGE, .reserved = {[3] = 1}}, -EINVAL, "reserved[3]"},
+	{{ANON, ONE_PAGE, .flags = GR_WINDOWED}, -EINVAL, "GR_WINDOWED"},
+	{{ANON, ONE_PAGE, .max_windows = 1}, -EINVAL, "max_windows"},
 	{{ANON, ONE_PAGE, .align = 3 * 4096}, -EINVAL, "power of two"},
 	{{ANON, ONE_PAGE, .page_size = 8192}, -EINVAL, "0x2000"},
 	{{ANON, ONE_PAGE, .page_size = 1}, -EINVAL, "page_size"},
@@ -109,7 +111,7 @@ static const struct {
 	{{CALLER, ONE_PAGE, .host = page, .numa_policy = GR_NUMA_BIND, .numa_nodes = "0"},
 	 -EINVAL,
 	 "caller"},
-	{{.backing = 4, ONE_PAGE}, -EINVAL, "backing 4"},
+	{{.backing = 5, ONE_PAGE}, -EINVAL, "backing 5"},
 	{{.backing = -1, ONE_PAGE}, -EINVAL, "backing"},
 };
 

@@ -207,7 +207,8 @@ static void *live_and_die(void *arg)
 		memset(mem.host, 0xff, 4 * PAGE);
 		failures += ftruncate(opts.fd, (i % 4) * PAGE) != 0;
 		for (page = 0; page < 4; page++)
-			failures += ((char *)mem.host)[page * PAGE] != (page < i % 4 ? -1 : 0);
+			failures +=
+				((signed char *)mem.host)[page * PAGE] != (page < i % 4 ? -1 : 0);
 		failures += gr__mem_lost_pages(&mem) != 4 - i % 4;
 		gr__mem_release(&mem);
 		close(opts.fd);

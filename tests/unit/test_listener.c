@@ -492,16 +492,31 @@ static void test_a_callback_may_call_all_but_what_waits(void **unused)
 	assert_ok(gr_ram_drain(ram, LONG_MS));
 }
 
+/* What gr_txn_map() itself says, not the commit. */
+static int map_later(struct gr_block *which)
+{
+	struct gr_txn *txn;
+	int rc = gr_txn_begin(space, &txn);
+
+	if (rc < 0)
+		return rc;
+	rc = gr_txn_map(txn, 0, which, 0, PAGE, RW);
+	gr_txn_abort(txn);
+	return rc;
+}
+
 static void change_own_block(struct recorder *recorder, const struct event *event)
 {
 	if (event->kind == BLOCK_ADDED && event->block != block) {
 		expect(gr_block_delete(event->block) == -EBUSY);
 		expect(gr_block_resize(event->block, 2 * PAGE) == -EBUSY);
 		expect(gr_space_map(space, 0, event->block, 0, PAGE, RW) == -EBUSY);
+		expect(map_later(event->block) == -EBUSY);
 	} else if (event->kind == BLOCK_DELETING) {
 		expect(gr_block_delete(event->block) == -EBUSY);
 		expect(gr_block_resize(event->block, 2 * PAGE) == -EBUSY);
 		expect(gr_space_map(space, 0, event->block, 0, PAGE, RW) == -EBUSY);
+		expect(map_later(event->block) == -EBUSY);
 	}
 }
 

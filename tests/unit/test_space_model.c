@@ -9,6 +9,7 @@
  * to run that again.
  */
 #include "os/hooks.h"
+#include "space/space.h"
 #include "space_world.h"
 
 static const struct shape shapes[] = {
@@ -327,6 +328,7 @@ static void open_space(struct world *world, unsigned at)
 	assert_ok(gr_space_open(world->ram, "space", &world->spaces[at]));
 	for (i = 0; i < CURSORS; i++)
 		gr_cursor_init(&world->cursors[at][i], world->spaces[at]);
+	world->opened[at] = gr__space_current(gr__space_of(world->spaces[at]));
 	world->changed[at] = false;
 }
 
@@ -392,8 +394,8 @@ static void run(const struct shape *shape, uint64_t seed)
 		if (failed && stats_of(world->ram).generation < generation)
 			fail_msg("step %u: the generation went back", world->step);
 		for (i = 0; i < SPACES; i++)
-			if (world->models[i].count)
-				world->changed[i] = true;
+			if (gr__space_current(gr__space_of(world->spaces[i])) != world->opened[i])
+				world->changed[i] = true; /* for good, perhaps to nothing */
 		world_check(world, world->step % (few ? 4 : 50) == 0);
 	}
 	world_check(world, true);

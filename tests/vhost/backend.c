@@ -49,7 +49,7 @@ static void run_ours(struct be *be, bool read_only, char *const *extra)
 	args[n++] = be->sock;
 	args[n++] = "--file";
 	args[n++] = be->image;
-	args[n++] = "--status-socket";
+	args[n++] = "--status";
 	args[n++] = be->status;
 	args[n++] = "--queues";
 	args[n++] = queues;
@@ -79,6 +79,30 @@ static void run_qemu(struct be *be, bool read_only)
 	execl(program, program, "--blockdev", file, "--blockdev", raw, "--export", export, NULL);
 }
 
+static int spawn(struct be *be, bool read_only, char *const *extra)
+{
+	int fd;
+
+	be->pid = fork();
+	if (be->pid < 0)
+		return -errno;
+	if (!be->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fd = open(be->log, O_RDWR | O_CREAT | O_APPEND, 0600);
+		if (fd >= 0) {
+			dup2(fd, 1);
+			dup2(fd, 2);
+			close(fd);
+		}
+		if (be->ours)
+			run_ours(be, read_only, extra);
+		else
+			run_qemu(be, read_only);
+		_exit(127);
+	}
+	return 0;
+}
+
 int be_start(struct be *be, bool read_only, char *const *extra)
 {
 	int fd, rc;
@@ -99,24 +123,19 @@ int be_start(struct be *be, bool read_only, char *const *extra)
 	close(fd);
 	if (rc)
 		return -errno;
-	be->pid = fork();
-	if (be->pid < 0)
-		return -errno;
-	if (!be->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		fd = open(be->log, O_RDWR | O_CREAT | O_APPEND, 0600);
-		if (fd >= 0) {
-			dup2(fd, 1);
-			dup2(fd, 2);
-			close(fd);
-		}
-		if (be->ours)
-			run_ours(be, read_only, extra);
-		else
-			run_qemu(be, read_only);
-		_exit(127);
-	}
-	return 0;
+	return spawn(be, read_only, extra);
+}
+
+int be_start_again(struct be *be)
+{
+	return spawn(be, false, NULL);
+}
+
+void be_kill(struct be *be)
+{
+	kill(be->pid, SIGKILL);
+	waitpid(be->pid, NULL, 0);
+	be->pid = 0;
 }
 
 static void remove_dir(struct be *be)
@@ -200,7 +219,8 @@ int be_guest_maps(const struct be *be)
 long long be_status(const struct be *be, const char *key)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	char text[4096], quoted[64];
+	static char text[1 << 20]; /* one thread asks */
+	char quoted[64];
 	const char *at;
 	size_t have = 0;
 	ssize_t rc;

@@ -29,6 +29,10 @@ struct be {
 void be_args(int argc, char **argv);
 /* @extra: further options of `serve blk`, NULL-terminated, or NULL. */
 int be_start(struct be *be, bool read_only, char *const *extra);
+/* Another process on the same image and socket, once the one before has died. */
+int be_start_again(struct be *be);
+/* SIGKILL, and wait for its end. */
+void be_kill(struct be *be);
 /* Its exit status after SIGTERM, or -errno; the folder is removed. */
 int be_stop(struct be *be);
 bool be_alive(struct be *be);

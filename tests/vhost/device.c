@@ -38,6 +38,9 @@ struct device {
 	unsigned count;			     /* lock */
 	bool hold;			     /* lock: do not answer in handle */
 	unsigned errors;		     /* lock */
+	bool twice;			     /* lock: complete each in handle, and once more */
+	bool closes;			     /* lock: close the server in handle */
+	int close_rc;			     /* lock */
 	unsigned workers, resets;
 	uint8_t config[8];
 };
@@ -71,17 +74,23 @@ static void handle(void *context, void *worker_context, struct gr_vhost_request 
 		   unsigned count)
 {
 	struct device *d = context;
-	bool hold;
+	bool hold, twice;
 
 	pthread_mutex_lock(&d->lock);
 	hold = d->hold;
+	twice = d->twice;
+	if (d->closes)
+		d->close_rc = gr_vhost_close(server);
 	for (unsigned i = 0; i < count; i++)
 		d->errors += requests[i]->error != 0;
 	for (unsigned i = 0; hold && i < count && d->count < HELD; i++)
 		d->held[d->count++] = requests[i];
 	pthread_mutex_unlock(&d->lock);
-	for (unsigned i = 0; !hold && i < count; i++)
+	for (unsigned i = 0; !hold && i < count; i++) {
 		invert(requests[i]);
+		if (twice)
+			gr_vhost_complete(requests[i], 1);
+	}
 }
 
 /* Requests that come from now on wait for give_back(). */
@@ -480,6 +489,97 @@ static void errors_reach_the_device(void **state)
 	assert_int_equal(errors(), 1);
 }
 
+/* A device that gives a request back twice is heard once, and no slot is two requests after it. */
+static void a_request_is_completed_once(void **state)
+{
+	struct gr_vhost_stats stats;
+	uint32_t written;
+
+	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
+	pthread_mutex_lock(&device.lock);
+	device.twice = true;
+	pthread_mutex_unlock(&device.lock);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(submit(&fe.queues[0], i), 0);
+		fe_kick(&fe.queues[0]);
+		assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, &written), 1);
+		assert_int_equal(written, 16);
+		assert_inverted(i);
+	}
+	hold_requests();
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(submit(&fe.queues[0], i), 0);
+	fe_kick(&fe.queues[0]);
+	wait_held(8);
+	assert_int_equal(fe.queues[0].used->idx, 3);
+	gr_vhost_get_stats(server, &stats);
+	assert_int_equal(stats.in_flight, 8);
+	pthread_mutex_lock(&device.lock);
+	for (unsigned i = 0; i < 8; i++)
+		for (unsigned k = 0; k < i; k++)
+			assert_ptr_not_equal(device.held[i], device.held[k]);
+	pthread_mutex_unlock(&device.lock);
+	give_back();
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, NULL), 1);
+}
+
+/* What was completed while the ring was not in memory is told once it is back. */
+static void answers_wait_for_the_ring(void **state)
+{
+	struct fe_region region = {FE_GPA, RAM, (uintptr_t)fe.mem, 0};
+
+	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
+	hold_requests();
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(submit(&fe.queues[0], i), 0);
+	fe_kick(&fe.queues[0]);
+	wait_held(5);
+	assert_int_equal(fe_remove_region(&fe, &region, -1), 0);
+	give_back();
+	assert_int_equal(fe_wait(&fe.queues[0], 20, NULL, NULL), -ETIMEDOUT);
+	assert_int_equal(fe_add_region(&fe, &region, fe.memfd), 0);
+	for (unsigned i = 0; i < 5; i++) {
+		assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, NULL), 1);
+		assert_inverted(i);
+	}
+}
+
+/* The driver is told of no more bytes than it had room for, whatever the device says. */
+static void a_device_that_says_too_much(void **state)
+{
+	uint32_t written = 0;
+
+	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
+	hold_requests();
+	assert_int_equal(submit(&fe.queues[0], 0), 0);
+	fe_kick(&fe.queues[0]);
+	wait_held(1);
+	pthread_mutex_lock(&device.lock);
+	gr_vhost_complete(device.held[--device.count], 33);
+	pthread_mutex_unlock(&device.lock);
+	assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, &written), 1);
+	assert_int_equal(written, 32);
+}
+
+static void a_worker_cannot_close_the_server(void **state)
+{
+	int rc;
+
+	assert_int_equal(fe_start(&fe, 1, 64, ~UINT64_C(0)), 0);
+	pthread_mutex_lock(&device.lock);
+	device.closes = true;
+	pthread_mutex_unlock(&device.lock);
+	assert_int_equal(submit(&fe.queues[0], 0), 0);
+	fe_kick(&fe.queues[0]);
+	assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, NULL), 1);
+	assert_inverted(0);
+	pthread_mutex_lock(&device.lock);
+	rc = device.close_rc;
+	pthread_mutex_unlock(&device.lock);
+	assert_int_equal(rc, -EDEADLK);
+}
+
 /* ------------------------------------------------------------------- opening and the own loop */
 
 static int count_fds(void)
@@ -614,6 +714,10 @@ int main(void)
 		TEST(config_is_read_and_written),
 		TEST(reset_device_stops_rings_and_keeps_memory),
 		TEST(errors_reach_the_device),
+		TEST(a_request_is_completed_once),
+		TEST(answers_wait_for_the_ring),
+		TEST(a_device_that_says_too_much),
+		TEST(a_worker_cannot_close_the_server),
 		ALONE(open_refuses),
 		ALONE(a_dead_socket_is_replaced_a_live_one_is_not),
 		ALONE(the_embedders_loop),

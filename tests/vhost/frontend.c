@@ -336,18 +336,22 @@ static void clear(void *ring, size_t size)
 		__atomic_store_n((uint16_t *)ring + i / 2, 0, __ATOMIC_RELAXED);
 }
 
-int fe_queue_setup(struct fe_queue *q, uint16_t base)
+int fe_queue_tell_addr(struct fe_queue *q)
 {
-	struct fe *fe = q->fe;
-	struct fe_vring_state state = {q->index, q->num};
 	struct fe_vring_addr addr = {
 		.index = q->index,
+		.flags = q->logged,
 		.desc = (uintptr_t)q->desc,
 		.used = (uintptr_t)q->used,
 		.avail = (uintptr_t)q->avail,
+		.log = q->log_gpa,
 	};
-	int rc;
 
+	return tell(q->fe, FE_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
+}
+
+int fe_queue_setup(struct fe_queue *q, uint16_t base)
+{
 	if (!base) {
 		clear(q->desc, sizeof(*q->desc) * q->num);
 		clear(q->avail, 6 + 2 * (size_t)q->num);
@@ -359,6 +363,15 @@ int fe_queue_setup(struct fe_queue *q, uint16_t base)
 		q->free_count = (uint16_t)q->num;
 		q->avail_idx = q->kicked_idx = q->last_used = 0;
 	}
+	return fe_queue_tell(q, base);
+}
+
+int fe_queue_tell(struct fe_queue *q, uint16_t base)
+{
+	struct fe *fe = q->fe;
+	struct fe_vring_state state = {q->index, q->num};
+	int rc;
+
 	rc = tell(fe, FE_SET_VRING_NUM, &state, sizeof(state), NULL, 0);
 	if (rc < 0)
 		return rc;
@@ -366,7 +379,7 @@ int fe_queue_setup(struct fe_queue *q, uint16_t base)
 	rc = tell(fe, FE_SET_VRING_BASE, &state, sizeof(state), NULL, 0);
 	if (rc < 0)
 		return rc;
-	rc = tell(fe, FE_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
+	rc = fe_queue_tell_addr(q);
 	if (rc < 0)
 		return rc;
 	rc = set_fd(fe, FE_SET_VRING_KICK, q->index, q->kick);
@@ -447,11 +460,82 @@ int fe_queues_start(struct fe *fe, unsigned count, unsigned num)
 	return 0;
 }
 
+int fe_set_log(struct fe *fe, int fd, uint64_t size, uint64_t offset)
+{
+	struct fe_log log = {size, offset};
+
+	return fe_ack(fe, FE_SET_LOG_BASE, &log, sizeof(log), &fd, 1);
+}
+
+int fe_get_inflight(struct fe *fe, unsigned queues, unsigned queue_size,
+		    struct fe_inflight *inflight, int *fd)
+{
+	struct fe_inflight asked = {.queues = (uint16_t)queues, .queue_size = (uint16_t)queue_size};
+	struct __attribute__((packed)) {
+		struct fe_header header;
+		struct fe_inflight inflight;
+	} answer;
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = {&answer, sizeof(answer)};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	struct pollfd wait = {.fd = fe->sock, .events = POLLIN};
+	int rc = fe_send(fe, FE_GET_INFLIGHT_FD, 0, &asked, sizeof(asked), NULL, 0);
+
+	if (rc < 0)
+		return rc;
+	if (poll(&wait, 1, FE_TIMEOUT_MS) != 1)
+		return -ETIMEDOUT;
+	if (recvmsg(fe->sock, &msg, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof(answer))
+		return -ECONNRESET;
+	if (answer.header.request != FE_GET_INFLIGHT_FD ||
+	    answer.header.size != sizeof(*inflight) || !CMSG_FIRSTHDR(&msg))
+		return -EBADMSG;
+	memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(*fd));
+	*inflight = answer.inflight;
+	return 0;
+}
+
+int fe_set_inflight(struct fe *fe, const struct fe_inflight *inflight, int fd)
+{
+	return tell(fe, FE_SET_INFLIGHT_FD, inflight, sizeof(*inflight), &fd, 1);
+}
+
+int fe_recover(struct fe *fe, const char *path, const struct fe_inflight *inflight, int fd)
+{
+	uint64_t features = fe->features, protocol = fe->protocol;
+	int rc = connect_to(path);
+
+	if (rc < 0)
+		return rc;
+	close(fe->sock);
+	fe->sock = rc;
+	rc = fe_negotiate(fe, features, protocol);
+	if (rc < 0)
+		return rc;
+	rc = fe_set_table(fe);
+	if (rc < 0)
+		return rc;
+	rc = fe_set_inflight(fe, inflight, fd);
+	for (unsigned i = 0; !rc && i < fe->queue_count; i++) {
+		struct fe_queue *q = &fe->queues[i];
+
+		/* what a front-end knows of a back-end that died: what it gave back */
+		rc = fe_queue_tell(q, __atomic_load_n(&q->used->idx, __ATOMIC_ACQUIRE));
+	}
+	return rc;
+}
+
 int fe_start(struct fe *fe, unsigned count, unsigned num, uint64_t features)
 {
 	int rc = fe_negotiate(fe, features,
-			      FE_P_MQ | FE_P_REPLY_ACK | FE_P_CONFIG | FE_P_MEM_SLOTS |
-				      FE_P_RESET_DEVICE);
+			      fe->protocol_more | FE_P_MQ | FE_P_REPLY_ACK | FE_P_CONFIG |
+				      FE_P_MEM_SLOTS | FE_P_RESET_DEVICE);
 
 	if (rc < 0)
 		return rc;

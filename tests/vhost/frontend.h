@@ -25,6 +25,7 @@ enum fe_message {
 	FE_RESET_OWNER = 4,
 	FE_SET_MEM_TABLE = 5,
 	FE_SET_LOG_BASE = 6,
+	FE_SET_LOG_FD = 7,
 	FE_SET_VRING_NUM = 8,
 	FE_SET_VRING_ADDR = 9,
 	FE_SET_VRING_BASE = 10,
@@ -39,6 +40,8 @@ enum fe_message {
 	FE_SET_BACKEND_REQ_FD = 21,
 	FE_GET_CONFIG = 24,
 	FE_SET_CONFIG = 25,
+	FE_GET_INFLIGHT_FD = 31,
+	FE_SET_INFLIGHT_FD = 32,
 	FE_RESET_DEVICE = 34,
 	FE_GET_MAX_MEM_SLOTS = 36,
 	FE_ADD_MEM_REG = 37,
@@ -53,11 +56,14 @@ enum fe_message {
 #define FE_F_PROTOCOL_FEATURES (UINT64_C(1) << 30)
 #define FE_F_EVENT_IDX (UINT64_C(1) << 29)
 #define FE_F_INDIRECT (UINT64_C(1) << 28)
+#define FE_F_LOG_ALL (UINT64_C(1) << 26)
 #define FE_F_VERSION_1 (UINT64_C(1) << 32)
 
 #define FE_P_MQ (UINT64_C(1) << 0)
+#define FE_P_LOG_SHMFD (UINT64_C(1) << 1)
 #define FE_P_REPLY_ACK (UINT64_C(1) << 3)
 #define FE_P_CONFIG (UINT64_C(1) << 9)
+#define FE_P_INFLIGHT_SHMFD (UINT64_C(1) << 12)
 #define FE_P_RESET_DEVICE (UINT64_C(1) << 13)
 #define FE_P_MEM_SLOTS (UINT64_C(1) << 15)
 
@@ -86,6 +92,16 @@ struct fe_vring_state {
 struct fe_vring_addr {
 	uint32_t index, flags;
 	uint64_t desc, used, avail, log;
+};
+
+struct fe_log {
+	uint64_t size, offset;
+};
+
+struct fe_inflight {
+	uint64_t size, offset;
+	uint16_t queues, queue_size;
+	uint32_t padding;
 };
 
 struct fe_config {
@@ -121,6 +137,8 @@ struct fe_queue {
 	uint64_t *cookies;	/* by head */
 	int kick, call, err;
 	bool event_idx, indirect;
+	bool logged; /* the used ring, at log_gpa */
+	uint64_t log_gpa;
 };
 #define FE_TABLE 16
 
@@ -130,6 +148,7 @@ struct fe {
 	uint8_t *mem;
 	uint64_t size;
 	uint64_t features, protocol;
+	uint64_t protocol_more; /* beside what fe_start() asks for */
 	unsigned queue_max;
 	struct fe_queue *queues;
 	unsigned queue_count;
@@ -166,6 +185,16 @@ int fe_queues_start(struct fe *fe, unsigned count, unsigned num);
 /* Sends all messages of one ring, from @base; memory is (re)initialised when @base is 0. */
 int fe_queue_setup(struct fe_queue *q, uint16_t base);
 int fe_queue_stop(struct fe_queue *q, uint16_t *base);
+/* The same messages with the memory as it is; and the addresses alone. */
+int fe_queue_tell(struct fe_queue *q, uint16_t base);
+int fe_queue_tell_addr(struct fe_queue *q);
+/* Log of dirty pages; record of requests in flight. *fd is the caller's. */
+int fe_set_log(struct fe *fe, int fd, uint64_t size, uint64_t offset);
+int fe_get_inflight(struct fe *fe, unsigned queues, unsigned queue_size,
+		    struct fe_inflight *inflight, int *fd);
+int fe_set_inflight(struct fe *fe, const struct fe_inflight *inflight, int fd);
+/* A new connection that goes on with rings and memory as they are, as after a crash. */
+int fe_recover(struct fe *fe, const char *path, const struct fe_inflight *inflight, int fd);
 /* negotiate + table + queues, with all that the back-end has */
 int fe_start(struct fe *fe, unsigned count, unsigned num, uint64_t features);
 

@@ -153,7 +153,10 @@ static void refused_and_nothing_changed(void **state)
 		{"features with a descriptor", FE_SET_FEATURES, u64(FE_F_VERSION_1), 1},
 		{"protocol features not offered", FE_SET_PROTOCOL_FEATURES, u64(MAX), 0},
 		{"owner with a payload", FE_SET_OWNER, u64(0), 0},
-		{"no such message", 7, u64(0), 0},
+		{"no such message", 35, u64(0), 0},
+		{"log descriptor, none", FE_SET_LOG_FD, {.size = 0}, 0},
+		{"log descriptor, two", FE_SET_LOG_FD, {.size = 0}, 2},
+		{"in flight, not negotiated", FE_SET_INFLIGHT_FD, {.size = 24}, 1},
 		{"no such message, with descriptors", 100, u64(0), 3},
 		{"a message of another protocol feature", FE_SET_BACKEND_REQ_FD, u64(0), 1},
 		{"log base, not negotiated", FE_SET_LOG_BASE, u64(0), 1},
@@ -321,6 +324,31 @@ static void odd_descriptors(void **state)
 		close(odd[i]);
 }
 
+/* Nothing of a message is left when its answer comes, though closing the first takes long. */
+static void descriptors_are_closed_before_the_answer(void **state)
+{
+	struct fe_header header = {100, FE_VERSION | FE_NEED_REPLY, 8};
+	int fds[2] = {memfd_create("front-end", MFD_CLOEXEC), -1}, pair[2];
+	const off_t size = 64 << 20;
+	uint64_t value = 0;
+	char byte;
+
+	assert_int_equal(fe_start(&fe, 1, 64, ALL), 0);
+	assert_int_equal(posix_fallocate(fds[0], 0, size), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	fds[1] = pair[1];
+	/* the payload later: by then these descriptors are the back-end's alone */
+	assert_int_equal(fe_send_raw(&fe, &header, sizeof(header), fds, 2), 0);
+	close(fds[0]);
+	close(fds[1]);
+	assert_int_equal(recv(pair[0], &byte, 1, MSG_DONTWAIT), -1);
+	assert_int_equal(fe_send_raw(&fe, &value, sizeof(value), NULL, 0), 0);
+	assert_int_equal(fe_recv(&fe, &header, &value, sizeof(value)), 8);
+	assert_int_equal(recv(pair[0], &byte, 1, MSG_DONTWAIT), 0);
+	assert_int_not_equal(value, 0);
+	close(pair[0]);
+}
+
 /* ------------------------------------------------------------------- the connection is closed */
 
 static void hangs_up(void **state)
@@ -328,7 +356,7 @@ static void hangs_up(void **state)
 	static const struct {
 		const char *what;
 		struct fe_header header;
-		unsigned sent; /* bytes of payload that follow; then we shut down */
+		unsigned sent; /* bytes of payload that follow; if it is too few, we shut down */
 		unsigned fds;
 		bool negotiated;
 	} cases[] = {
@@ -365,7 +393,8 @@ static void hangs_up(void **state)
 		assert_int_equal(fe_send_raw(&fe, bytes, sizeof(struct fe_header) + cases[i].sent,
 					     some, cases[i].fds),
 				 0);
-		if (cases[i].sent < cases[i].header.size)
+		/* what is longer than any message is refused at its header */
+		if (cases[i].sent < cases[i].header.size && cases[i].header.size < 4096)
 			shutdown(fe.sock, SHUT_WR);
 		if (!fe_is_closed(&fe))
 			fail_msg("%s: the connection is still open", cases[i].what);
@@ -478,6 +507,7 @@ int main(int argc, char **argv)
 		TEST(refused_and_nothing_changed),
 		TEST(p25_remove_with_a_descriptor),
 		TEST(odd_descriptors),
+		TEST(descriptors_are_closed_before_the_answer),
 		TEST(hangs_up),
 		TEST(dies_at_every_byte),
 		TEST(trickles_in),

@@ -122,6 +122,10 @@ static const struct chain_case broken[] = {
 	{"indirect with next", 0, {{AT(0), 32, INDIRECT | NEXT, 1}}, {HEADER}},
 	{"indirect of 0 bytes", 0, {{AT(0), 0, INDIRECT, 0}}, {HEADER}},
 	{"indirect of 17 bytes", 0, {{AT(0), 17, INDIRECT, 0}}, {HEADER}},
+	{"indirect of a whole chain and a byte",
+	 0,
+	 {{AT(0), 49, INDIRECT, 0}},
+	 {HEADER, {FE_GPA + FE_DATA, 512, NEXT | WRITE, 2}, {FE_GPA + META + 16, 1, WRITE, 0}}},
 	{"indirect of 2^32-16 bytes", 0, {{AT(0), 0xfffffff0, INDIRECT, 0}}, {HEADER}},
 	{"indirect of 1025 entries", 0, {{AT(0), 1025 * 16, INDIRECT, 0}}, {HEADER}},
 	{"indirect outside memory", 0, {{0x10, 32, INDIRECT, 0}}, {{0}}},
@@ -444,7 +448,9 @@ static void *scribble(void *arg)
 		__atomic_store_n(&q->avail->ring[at], (uint16_t)(rand_r(&seed) % NUM),
 				 __ATOMIC_RELAXED);
 		if (rand_r(&seed) % 4 == 0) {
-			__atomic_fetch_add(&q->avail->idx, 1, __ATOMIC_RELEASE);
+			uint16_t idx = __atomic_load_n(&q->avail->idx, __ATOMIC_RELAXED);
+
+			__atomic_store_n(&q->avail->idx, (uint16_t)(idx + 1), __ATOMIC_RELEASE);
 			if (write(q->kick, &one, sizeof(one)) < 0)
 				break;
 		}

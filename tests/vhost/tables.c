@@ -7,6 +7,7 @@
 #include "frontend.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -362,6 +363,57 @@ static void p8_buffers_cross_regions(void **state)
 	close(fd);
 }
 
+/* A chain whose @count buffers each lie over two regions: two pieces each, and header and status.
+ */
+static void offer_split_chain(struct fe_queue *q, uint64_t border, unsigned count)
+{
+	uint64_t meta = FE_DATA - 8192, place = FE_DATA - 65536;
+	struct vring_desc *table = (struct vring_desc *)(void *)(fe.mem + place);
+
+	memset(fe.mem + meta, 0, 16);
+	fe.mem[meta + 16] = 0xff;
+	table[0] = (struct vring_desc){FE_GPA + meta, 16, VRING_DESC_F_NEXT, 1};
+	for (unsigned i = 1; i <= count; i++)
+		table[i] = (struct vring_desc){border - 512, 1024,
+					       VRING_DESC_F_NEXT | VRING_DESC_F_WRITE,
+					       (uint16_t)(i + 1)};
+	table[count + 1] = (struct vring_desc){FE_GPA + meta + 16, 1, VRING_DESC_F_WRITE, 0};
+	q->desc[0].addr = FE_GPA + place;
+	q->desc[0].len = (count + 2) * sizeof(*table);
+	q->desc[0].flags = VRING_DESC_F_INDIRECT;
+	q->chain_length[0] = 1;
+	q->avail->ring[q->avail_idx++ % q->num] = 0;
+	fe_kick(q);
+}
+
+/* P8: 1,024 pieces are a request as any other, and the queue stops at one more buffer. */
+static void p8_as_many_pieces_as_there_may_be(void **state)
+{
+	struct fe_region first = extra(0), second = extra(1);
+	struct pollfd error;
+	struct fe_queue *q;
+	int fd;
+
+	assert_int_equal(fe_start(&fe, 1, 64, ALL), 0);
+	q = &fe.queues[0];
+	fd = extra_memfd(2 * EXTRA_SIZE);
+	first.offset = EXTRA_SIZE;
+	assert_int_equal(fe_add_region(&fe, &first, fd), 0);
+	assert_int_equal(fe_add_region(&fe, &second, fd), 0);
+	offer_split_chain(q, second.gpa, 511);
+	assert_int_equal(fe_wait(q, FE_TIMEOUT_MS, NULL, NULL), 1);
+	assert_int_equal(fe_blk_status(&fe, FE_DATA - 8192), VIRTIO_BLK_S_OK);
+	error = (struct pollfd){.fd = q->err, .events = POLLIN};
+	assert_int_equal(poll(&error, 1, 0), 0);
+	offer_split_chain(q, second.gpa, 512);
+	assert_int_equal(poll(&error, 1, FE_TIMEOUT_MS), 1);
+	assert_int_equal(q->used->idx, q->last_used); /* nothing was answered */
+	assert_int_equal(fe_queue_stop(q, NULL), 0);
+	assert_int_equal(fe_queue_setup(q, 0), 0);
+	assert_int_equal(fe_blk(q, VIRTIO_BLK_T_IN, 0, FE_DATA, 512), VIRTIO_BLK_S_OK);
+	close(fd);
+}
+
 /* P26: offsets in the file are honoured, once, and cost no address space. */
 static void p26_offset_in_the_descriptor(void **state)
 {
@@ -419,6 +471,7 @@ static void q2_the_ring_leaves_and_returns(void **state)
 static void p24_front_ends_that_vanish(void **state)
 {
 	int fds = -1, maps = -1;
+	uint64_t features;
 
 	for (unsigned i = 0; i < 40; i++) {
 		if (i)
@@ -447,6 +500,12 @@ static void p24_front_ends_that_vanish(void **state)
 	assert_int_equal(fe_queue_stop(&fe.queues[1], NULL), 0);
 	assert_int_equal(status("in_flight"), 0);
 	assert_int_equal(be_wait_zero(&be, "pins"), 0);
+	/* the next one finds nothing of its memory */
+	assert_true(maps > 0);
+	assert_int_equal(fe_reconnect(&fe, be.sock), 0);
+	assert_int_equal(fe_get_u64(&fe, FE_GET_FEATURES, &features), 0);
+	wait_reclaimed();
+	assert_int_equal(be_guest_maps(&be), 0);
 }
 
 /* P28: memory whose file is cut short under us: errors, never a dead process. */
@@ -543,6 +602,7 @@ int main(int argc, char **argv)
 		TEST(q2_q3_a_new_block_at_the_same_address),
 		TEST(p22_509_regions_and_no_more),
 		TEST(p8_buffers_cross_regions),
+		TEST(p8_as_many_pieces_as_there_may_be),
 		TEST(p26_offset_in_the_descriptor),
 		TEST(q2_the_ring_leaves_and_returns),
 		TEST(p24_front_ends_that_vanish),
