@@ -37,7 +37,8 @@ struct live_block {
 	const char *name, *backing;
 	const json_t *flags; /* array of strings */
 	uint64_t host, length, max_length, page_size, ram_offset, mapped, pins, lost_pages;
-	int fd; /* or -1 */
+	uint64_t granule, plugged; /* bytes; 0: it has no granules */
+	int fd;			   /* or -1 */
 	uint64_t fd_offset, inode;
 	const char *path;  /* or NULL */
 	uint64_t resident; /* UINT64_MAX: not known */

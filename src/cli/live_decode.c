@@ -185,6 +185,8 @@ static void decode_block(struct decoder *decoder, const json_t *object, struct l
 	block->mapped = get_number(decoder, object, "mapped");
 	block->pins = get_number(decoder, object, "pins");
 	block->lost_pages = get_number(decoder, object, "lost_pages");
+	block->granule = get_number(decoder, object, "granule");
+	block->plugged = get_number(decoder, object, "plugged");
 	block->resident = UINT64_MAX;
 	if (!json_is_null(json_object_get(object, "resident")))
 		block->resident = get_number(decoder, object, "resident");

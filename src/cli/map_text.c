@@ -83,7 +83,7 @@ static void print_space(const struct live_ram *ram, const struct live_space *spa
 
 static void add_flags(struct grid *grid, const struct live_block *block)
 {
-	char text[256] = "";
+	char text[256] = "", size[24];
 	size_t i, at = 0;
 
 	for (i = 0; i < json_array_size(block->flags); i++) {
@@ -94,6 +94,9 @@ static void add_flags(struct grid *grid, const struct live_block *block)
 			break;
 		at += (size_t)length;
 	}
+	if (block->granule)
+		snprintf(text + at, sizeof(text) - at, "%s%s plugged", at ? ", " : "",
+			 human_size(size, block->plugged));
 	grid_cell(grid, "%s", text);
 }
 

@@ -234,7 +234,8 @@ static int put_block(json_t *array, const struct gr__seen_block *seen)
 		{"length", info->length},	  {"max_length", info->max_length},
 		{"page_size", info->page_size},	  {"ram_offset", info->ram_offset},
 		{"mapped", info->mapped},	  {"pins", info->pins},
-		{"lost_pages", info->lost_pages},
+		{"lost_pages", info->lost_pages}, {"granule", seen->granule},
+		{"plugged", seen->plugged},
 	};
 	json_t *object;
 	int rc = append_object(array, &object);

@@ -125,6 +125,17 @@ static int copy_space(struct gr__seen_space *seen, const struct gr__space *space
 	return 0;
 }
 
+/* The table stays as long as the block, whoever opens and closes granules meanwhile. */
+static void see_granules(struct gr__seen_block *seen, const struct gr_block *block)
+{
+	const struct gr__granules *granules = gr__block_granules(block);
+
+	if (!granules || !__atomic_load_n(&block->plug, __ATOMIC_RELAXED))
+		return;
+	seen->granule = granules->granule;
+	seen->plugged = __atomic_load_n(&granules->bytes, __ATOMIC_RELAXED);
+}
+
 static int copy_blocks(struct gr__snapshot *snapshot, const struct gr__directory *directory)
 {
 	size_t i;
@@ -136,6 +147,7 @@ static int copy_blocks(struct gr__snapshot *snapshot, const struct gr__directory
 		struct gr__seen_block *seen = &snapshot->blocks[snapshot->block_count];
 
 		gr_block_get_info(directory->by_offset[i], &seen->info);
+		see_granules(seen, directory->by_offset[i]);
 		seen->resident = UINT64_MAX;
 		seen->name = gr__strdup(seen->info.name);
 		if (!seen->name)

@@ -28,6 +28,7 @@ struct gr__seen_block {
 	uint64_t inode;		   /* of its file; 0: none or not known */
 	char *path;		   /* of its file, or NULL */
 	uint64_t resident;	   /* UINT64_MAX: not known */
+	uint64_t granule, plugged; /* bytes; 0: it has no granules now */
 };
 
 struct gr__seen_pending {

@@ -210,7 +210,8 @@ class Fake:
         self.listener.bind(self.path)
         self.listener.listen(8)
         self.answer = answer
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
 
     def serve(self):
         while True:
@@ -222,6 +223,9 @@ class Fake:
                 self.answer(client)
 
     def close(self):
+        # it leaves accept() first: another socket may get the descriptor's number
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
         self.listener.close()
         shutil.rmtree(self.folder)
 

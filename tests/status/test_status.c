@@ -9,6 +9,7 @@
 #include "testing.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <guestram/plug.h>
 #include <guestram/status.h>
 #include <jansson.h>
 #include <poll.h>
@@ -183,6 +184,8 @@ static void check_blocks(json_t *ram, struct gr_block *anon, struct gr_block *me
 	assert_int_equal(number(block, "mapped"), 2);
 	assert_int_equal(number(block, "pins"), 1);
 	assert_int_equal(number(block, "lost_pages"), 0);
+	assert_int_equal(number(block, "granule"), 0);
+	assert_int_equal(number(block, "plugged"), 0);
 	assert_int_equal(number(block, "resident"), 2 * PAGE);
 	assert_true(json_is_null(json_object_get(block, "file")));
 
@@ -280,6 +283,33 @@ static void test_what_stands_in_the_document(void **state)
 	assert_true(number(member(document, "rams", 0), "number") > 0);
 	json_decref(document);
 	assert_ok(gr_ram_close(rams[1]));
+}
+
+static void test_granules_are_shown_while_they_are_open(void **state)
+{
+	const struct gr_plug_opts opts = {.granule = 4 * PAGE};
+	struct gr_block *block;
+	struct gr_plug *plug;
+	json_t *document;
+	struct gr_ram *ram;
+
+	(void)state;
+	assert_ok(gr_ram_open(NULL, &ram));
+	block = new_anon(ram, "dimm", 32 * PAGE, 0);
+	assert_ok(gr_plug_open(block, &opts, &plug));
+	assert_ok(gr_plug_add(plug, 8 * PAGE, 12 * PAGE));
+	document = ask_text();
+	assert_int_equal(number(member(member(document, "rams", 0), "blocks", 0), "granule"),
+			 4 * PAGE);
+	assert_int_equal(number(member(member(document, "rams", 0), "blocks", 0), "plugged"),
+			 12 * PAGE);
+	json_decref(document);
+	assert_ok(gr_plug_remove_all(plug));
+	assert_ok(gr_plug_close(plug));
+	document = ask_text();
+	assert_int_equal(number(member(member(document, "rams", 0), "blocks", 0), "granule"), 0);
+	json_decref(document);
+	assert_ok(gr_ram_close(ram));
 }
 
 static void test_a_name_that_is_no_text_is_shown_all_the_same(void **state)
@@ -922,6 +952,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(what_stands_in_the_document),
+		TEST(granules_are_shown_while_they_are_open),
 		TEST(a_name_that_is_no_text_is_shown_all_the_same),
 		TEST(mode_is_owner_only_whatever_the_umask),
 		TEST(mode_is_right_before_anybody_can_connect),
