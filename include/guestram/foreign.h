@@ -25,6 +25,7 @@
 #ifndef GUESTRAM_FOREIGN_H
 #define GUESTRAM_FOREIGN_H
 
+#include <guestram/fast.h>
 #include <stdint.h>
 
 #ifdef __cplusplus

@@ -251,7 +251,7 @@ static void test_ranges_in_pieces_and_beside_other_memory(void **unused)
 /* Above 64 GiB the index has slots: a foreign range costs no leaf where it fills a GiB. */
 static void test_high_addresses(void **unused)
 {
-	uint64_t value;
+	uint64_t value = 0;
 
 	assert_ok(gr_space_map(space, 70 * GIB, block, 0, LENGTH, RW));
 	assert_ok(gr_load_u64(space, 70 * GIB + WINDOW, &value));
@@ -353,7 +353,7 @@ static void test_a_pinned_window_stays(void **unused)
 static void test_when_all_are_pinned_there_is_no_other(void **unused)
 {
 	struct gr_pin pins[WINDOWS + 1];
-	uint64_t i, value;
+	uint64_t i, value = 0;
 
 	for (i = 0; i < WINDOWS; i++)
 		assert_ok(gr_pin(space, BASE + i * WINDOW, 8, RW, &pins[i]));
@@ -409,7 +409,7 @@ static void test_inside_a_section_windows_run_out(void **unused)
 static void test_under_embedder_reclaim_nothing_waits(void **unused)
 {
 	struct gr_ram_opts opts = {.embedder_reclaim = 1};
-	uint64_t value, i;
+	uint64_t value = 0, i;
 	int rc = 0;
 
 	open_with(WINDOW, WINDOWS, &opts);
@@ -592,7 +592,7 @@ static void test_resize_moves_the_end_of_the_last_window(void **unused)
 {
 	struct gr_block_opts opts = domain_opts(&domain, WINDOW, WINDOWS);
 	struct gr_block *growing;
-	uint64_t value;
+	uint64_t value = 0;
 
 	opts.name = "growing";
 	opts.length = WINDOW + PAGE;
@@ -721,7 +721,7 @@ static void test_a_windowed_file_grows_and_shrinks(void **unused)
 		.max_windows = 2,
 	};
 	struct gr_block *file;
-	uint64_t value;
+	uint64_t value = 0;
 
 	assert_ok(gr_ram_open(NULL, &ram));
 	assert_ok(gr_space_open(ram, "gpa", &space));

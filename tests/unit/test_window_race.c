@@ -428,7 +428,7 @@ static int nested_rc, drain_rc, invalidate_rc;
 
 static void look_elsewhere(void)
 {
-	uint64_t value;
+	uint64_t value = 0;
 
 	if (domain.maps > 1)
 		return;

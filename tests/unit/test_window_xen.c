@@ -50,7 +50,7 @@ static int close_world(void **unused)
 
 static void test_frames_of_the_domain_are_seen(void **unused)
 {
-	uint64_t page, value;
+	uint64_t page, value = 0;
 
 	for (page = 0; page < 16; page++) {
 		assert_ok(gr_load_u64(space, page * PAGE, &value));
