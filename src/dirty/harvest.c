@@ -3,6 +3,7 @@
  * Collecting and harvesting. The words of a harvest have the numbering of the client's, from the
  * word on that its first bit is in. Threads and locks in dirty.h.
  */
+#include "base/bits.h"
 #include "base/error.h"
 #include "base/range.h"
 #include "dirty/dirty.h"
@@ -17,7 +18,7 @@ struct gr_harvest {
 	uint64_t first_word;	      /* of the client's */
 	uint64_t words_count;
 	uint64_t length; /* of the block then */
-	uint64_t at;	 /* next bit of gr_harvest_next(), of the client's numbering */
+	uint64_t at;	 /* next bit of gr_harvest_next(), from the first of words[] on */
 	uint64_t words[];
 };
 
@@ -124,18 +125,6 @@ int gr__dirty_collect(struct gr__dirty_state *state, struct gr__tracked *tracked
 
 /* ----------------------------------------------------------------------------------- harvest */
 
-/* The bits of @word that lie in [first, last]. */
-static uint64_t mask_of(uint64_t word, uint64_t first, uint64_t last)
-{
-	uint64_t mask = ~UINT64_C(0);
-
-	if (word == first >> 6)
-		mask &= ~UINT64_C(0) << (first & 63);
-	if (word == last >> 6)
-		mask &= ~UINT64_C(0) >> (63 - (last & 63));
-	return mask;
-}
-
 static int check_part(const struct gr_dirty *client, const struct gr_block *block, uint64_t offset,
 		      uint64_t *length)
 {
@@ -180,7 +169,6 @@ static struct gr_harvest *new_harvest(struct gr_dirty *client, const struct gr__
 	harvest->first_word = first >> 6;
 	harvest->words_count = length ? count : 0;
 	harvest->length = offset + length;
-	harvest->at = harvest->first_word * 64;
 	return harvest;
 }
 
@@ -195,7 +183,7 @@ static void take_bits(struct gr_harvest *harvest, struct gr__bits *bits, uint64_
 
 		if (!*word)
 			continue; /* and leave the harvest's own untouched: it has no page yet */
-		harvest->words[i] = *word & mask_of(harvest->first_word + i, first, last);
+		harvest->words[i] = *word & gr__bits_mask(harvest->first_word + i, first, last);
 		*word &= ~harvest->words[i];
 	}
 }
@@ -240,35 +228,19 @@ unlock:
 	return rc;
 }
 
-/* The next bit from @at on that is set (or not); the end when there is none. */
-static uint64_t find_bit(const struct gr_harvest *harvest, uint64_t at, bool set)
-{
-	uint64_t end = (harvest->first_word + harvest->words_count) * 64;
-
-	while (at < end) {
-		uint64_t word = harvest->words[(at >> 6) - harvest->first_word];
-
-		word = (set ? word : ~word) & (~UINT64_C(0) << (at & 63));
-		if (word)
-			return gr__align_down(at, 64) + __builtin_ctzll(word);
-		at = gr__align_down(at, 64) + 64;
-	}
-	return end;
-}
-
 int gr_harvest_next(struct gr_harvest *harvest, uint64_t *offset, uint64_t *length)
 {
-	uint64_t end = (harvest->first_word + harvest->words_count) * 64;
+	uint64_t end = harvest->words_count * 64;
 	unsigned shift = harvest->client->shift;
-	uint64_t first = find_bit(harvest, harvest->at, true);
+	uint64_t first = gr__bits_next(harvest->words, harvest->at, end, true);
 
 	if (first == end) {
-		harvest->at = harvest->first_word * 64;
+		harvest->at = 0;
 		return 0;
 	}
-	harvest->at = find_bit(harvest, first, false);
-	*offset = first << shift;
-	*length = (harvest->at << shift) - *offset;
+	harvest->at = gr__bits_next(harvest->words, first, end, false);
+	*offset = (harvest->first_word * 64 + first) << shift;
+	*length = (harvest->at - first) << shift;
 	if (*length > harvest->length - *offset)
 		*length = harvest->length - *offset;
 	return 1;

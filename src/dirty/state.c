@@ -4,6 +4,7 @@
  * blocks as a listener of the lowest priority, so that the bits of a block are there before anybody
  * else is told of it, and go after everybody else. Threads and locks in dirty.h.
  */
+#include "base/bits.h"
 #include "base/error.h"
 #include "base/range.h"
 #include "dirty/dirty.h"
@@ -19,26 +20,16 @@ static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 void gr__bits_set(struct gr__bits *bits, uint64_t offset, uint64_t length)
 {
 	unsigned shift = bits->client->shift;
-	uint64_t at, last;
+	uint64_t first, at, last;
 
 	if (!gr__range_last(offset, length, &last))
 		return;
 	last >>= shift;
 	if (last >= bits->count)
 		last = bits->count - 1;
-	at = offset >> shift;
-	if (at == last) { /* what a scattered report is made of */
-		bits->words[at >> 6] |= UINT64_C(1) << (at & 63);
-		return;
-	}
-	while (at <= last) {
-		unsigned in = at & 63;
-		uint64_t left = last - at + 1;
-		uint64_t mask = left < 64 ? (UINT64_C(1) << left) - 1 : ~UINT64_C(0);
-
-		bits->words[at >> 6] |= mask << in;
-		at += 64 - in;
-	}
+	first = offset >> shift;
+	for (at = first >> 6; first <= last && at <= last >> 6; at++)
+		bits->words[at] |= gr__bits_mask(at, first, last);
 }
 
 struct gr__bits *gr__bits_find(struct gr__tracked *tracked, const struct gr_dirty *client)

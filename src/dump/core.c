@@ -17,6 +17,7 @@
 #include "dump/core.h"
 #include "base/error.h"
 #include "base/range.h"
+#include "base/zero.h"
 #include "dump/sink.h"
 #include "os/alloc.h"
 #include "ram/ram.h"
@@ -251,18 +252,6 @@ static int advance(struct core *core, uint64_t bytes)
 		    : 0;
 }
 
-static bool is_zero(const char *page)
-{
-	const uint64_t *words = (const uint64_t *)page;
-	uint64_t bits = 0;
-	size_t i, k;
-
-	for (i = 0; i < GR_PAGE_SIZE / sizeof(*words) && !bits; i += 64)
-		for (k = 0; k < 64; k++)
-			bits |= words[i + k];
-	return !bits;
-}
-
 /* Read what can be read, page by page when it cannot be at once. */
 static int read_piece(struct core *core, size_t range, uint64_t offset, uint64_t length)
 {
@@ -290,9 +279,10 @@ static int put_piece(struct core *core, uint64_t length)
 	int rc = 0;
 
 	for (from = 0; from < length && !rc; from = to) {
-		bool zero = is_zero(core->buf + from);
+		bool zero = gr__is_zero(core->buf + from, GR_PAGE_SIZE);
 
-		for (to = from + GR_PAGE_SIZE; to < length && is_zero(core->buf + to) == zero;
+		for (to = from + GR_PAGE_SIZE;
+		     to < length && gr__is_zero(core->buf + to, GR_PAGE_SIZE) == zero;
 		     to += GR_PAGE_SIZE)
 			;
 		if (zero) {

@@ -12,34 +12,15 @@
 
 /* ------------------------------------------------------------------------------ bits of pages */
 
-uint64_t gr__bits_next(const uint64_t *bits, uint64_t at, uint64_t end, bool set)
-{
-	while (at < end) {
-		uint64_t word = set ? bits[at >> 6] : ~bits[at >> 6];
-
-		word &= ~UINT64_C(0) << (at & 63);
-		if (word) {
-			at = gr__align_down(at, 64) + __builtin_ctzll(word);
-			return at < end ? at : end;
-		}
-		at = gr__align_down(at, 64) + 64;
-	}
-	return end;
-}
-
 uint64_t gr__bits_put(uint64_t *bits, uint64_t first, uint64_t count, bool set)
 {
-	uint64_t changed = 0;
+	uint64_t last = first + count - 1, changed = 0, at;
 
-	while (count) {
-		uint64_t in = first & 63, here = count < 64 - in ? count : 64 - in;
-		uint64_t mask = (~UINT64_C(0) >> (64 - here)) << in;
-		uint64_t *word = &bits[first >> 6];
+	for (at = first >> 6; count && at <= last >> 6; at++) {
+		uint64_t mask = gr__bits_mask(at, first, last);
 
-		changed += __builtin_popcountll((set ? ~*word : *word) & mask);
-		*word = set ? *word | mask : *word & ~mask;
-		first += here;
-		count -= here;
+		changed += __builtin_popcountll((set ? ~bits[at] : bits[at]) & mask);
+		bits[at] = set ? bits[at] | mask : bits[at] & ~mask;
 	}
 	return changed;
 }

@@ -9,6 +9,7 @@
 #ifndef GR__MIGRATE_BLOCKS_H
 #define GR__MIGRATE_BLOCKS_H
 
+#include "base/bits.h"
 #include "migrate/session.h"
 
 struct gr__moved {
@@ -57,8 +58,6 @@ static inline bool gr__moves(const struct gr__moved *moved)
 
 /* ------------------------------------------------------------------------------ bits of pages */
 
-/* The first page from @at on, below @end, whose bit is @set; @end when there is none. */
-uint64_t gr__bits_next(const uint64_t *bits, uint64_t at, uint64_t end, bool set);
 /* Set or clear [first, first + count). How many changed. */
 uint64_t gr__bits_put(uint64_t *bits, uint64_t first, uint64_t count, bool set);
 

@@ -6,8 +6,8 @@
  * a byte is put anywhere. What is not packed is read straight to its place in precopy; its hash is
  * known afterwards, and if it is wrong there is no guest.
  */
+#include "base/zero.h"
 #include "migrate/receiver.h"
-#include "migrate/zero.h"
 #include "os/alloc.h"
 #include <endian.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
 /* See sender.h. */
 #include "migrate/sender.h"
 #include "base/error.h"
-#include "migrate/zero.h"
+#include "base/zero.h"
 #include "os/alloc.h"
 #include "os/thread.h"
 #include <endian.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The table of a block's granules; see granules.h for who may touch what. */
 #include "ram/granules.h"
+#include "base/bits.h"
 #include "os/alloc.h"
 #include "os/hooks.h"
 
@@ -40,81 +41,37 @@ void gr__granules_free(struct gr__granules *granules)
 
 /* ----------------------------------------------------------------------------------- bits */
 
-/* The bits of one word from @first on, at most @count of them. */
-static uint64_t mask_of(uint64_t first, uint64_t count)
-{
-	uint64_t bit = first % WORD_BITS;
-	uint64_t ones = count >= WORD_BITS ? UINT64_MAX : (UINT64_C(1) << count) - 1;
-
-	return ones << bit;
-}
-
-static uint64_t bits_in_word(uint64_t first, uint64_t last)
-{
-	uint64_t left = WORD_BITS - first % WORD_BITS;
-
-	return last - first + 1 < left ? last - first + 1 : left;
-}
-
 void gr__granules_mark(const struct gr__granules *granules, uint64_t *bits, struct gr__run run,
 		       bool on)
 {
-	uint64_t at = run.offset / granules->granule;
-	uint64_t left = run.length / granules->granule;
+	uint64_t first = run.offset / granules->granule, at;
+	uint64_t count = run.length / granules->granule, last = first + count - 1;
 
-	while (left) {
-		uint64_t count = bits_in_word(at, at + (left - 1));
-		uint64_t *word = &bits[at / WORD_BITS];
+	for (at = first / WORD_BITS; count && at <= last / WORD_BITS; at++) {
+		uint64_t mask = gr__bits_mask(at, first, last);
 
 		/*
 		 * relaxed: whoever acts on a bit that was cleared waits for a grace period first;
 		 * what a set bit stands for is ordered by the view or the call that led there
 		 */
 		if (on)
-			__atomic_fetch_or(word, mask_of(at, count), __ATOMIC_RELAXED);
+			__atomic_fetch_or(&bits[at], mask, __ATOMIC_RELAXED);
 		else
-			__atomic_fetch_and(word, ~mask_of(at, count), __ATOMIC_RELAXED);
-		at += count;
-		left -= count;
+			__atomic_fetch_and(&bits[at], ~mask, __ATOMIC_RELAXED);
 	}
-}
-
-static uint64_t load(const uint64_t *bits, uint64_t at)
-{
-	/* relaxed: as in gr__granules_mark() */
-	return __atomic_load_n(&bits[at / WORD_BITS], __ATOMIC_RELAXED);
 }
 
 uint64_t gr__granules_count(const struct gr__granules *granules, const uint64_t *bits,
 			    struct gr__run run)
 {
-	uint64_t at = run.offset / granules->granule;
-	uint64_t left = run.length / granules->granule, set = 0;
+	uint64_t first = run.offset / granules->granule, set = 0, at;
+	uint64_t count = run.length / granules->granule, last = first + count - 1;
 
-	while (left) {
-		uint64_t count = bits_in_word(at, at + (left - 1));
-
-		set += (uint64_t)__builtin_popcountll(load(bits, at) & mask_of(at, count));
-		at += count;
-		left -= count;
-	}
+	/* relaxed: as in gr__granules_mark() */
+	for (at = first / WORD_BITS; count && at <= last / WORD_BITS; at++)
+		set += (uint64_t)__builtin_popcountll(__atomic_load_n(&bits[at], __ATOMIC_RELAXED) &
+						      gr__bits_mask(at, first, last));
 	return set;
-}
-
-/* The first granule from @at on, below @end, whose bit is @value; @end when there is none. */
-static uint64_t find(const uint64_t *bits, uint64_t at, uint64_t end, bool value)
-{
-	while (at < end) {
-		uint64_t word = load(bits, at);
-
-		word = (value ? word : ~word) & (UINT64_MAX << at % WORD_BITS);
-		if (word) {
-			at = at / WORD_BITS * WORD_BITS + (uint64_t)__builtin_ctzll(word);
-			return at < end ? at : end;
-		}
-		at = (at / WORD_BITS + 1) * WORD_BITS;
-	}
-	return end;
 }
 
 bool gr__granules_next(const struct gr__granules *granules, const uint64_t *bits, uint64_t end,
@@ -123,10 +80,10 @@ bool gr__granules_next(const struct gr__granules *granules, const uint64_t *bits
 	uint64_t first = (run->offset + run->length) / granules->granule;
 	uint64_t stop = end / granules->granule, last;
 
-	first = find(bits, first, stop, true);
+	first = gr__bits_next(bits, first, stop, true);
 	if (first >= stop)
 		return false;
-	last = find(bits, first, stop, false);
+	last = gr__bits_next(bits, first, stop, false);
 	*run = (struct gr__run){first * granules->granule, (last - first) * granules->granule};
 	return true;
 }
@@ -138,7 +95,7 @@ bool gr__granules_pin(struct gr__granules *granules, uint64_t offset, uint64_t l
 	uint64_t first = offset / granules->granule, at;
 	uint64_t last = (offset + (length - 1)) / granules->granule; /* within the block */
 
-	if (find(granules->pinnable, first, last + 1, false) <= last)
+	if (gr__bits_next(granules->pinnable, first, last + 1, false) <= last)
 		return false;
 	GR_POINT("pin.granule");
 	for (at = first; at <= last; at++)

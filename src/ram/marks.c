@@ -12,6 +12,7 @@
  * in what the taker reads, or marked for the next one.
  */
 #include "ram/marks.h"
+#include "base/bits.h"
 #include "base/error.h"
 #include "os/barrier.h"
 #include "os/memory.h"
@@ -188,11 +189,7 @@ void gr__marks_take(unsigned shift, const struct gr_block *block, uint64_t offse
 	for (at = first >> 6; at <= end; at++) {
 		if (!__atomic_load_n(&words[at], __ATOMIC_RELAXED))
 			continue; /* nearly always; a bit that comes now is the next taker's */
-		mask = ~UINT64_C(0);
-		if (at == first >> 6)
-			mask &= ~UINT64_C(0) << (first & 63);
-		if (at == end)
-			mask &= ~UINT64_C(0) >> (63 - (last & 63));
+		mask = gr__bits_mask(at, first, last);
 		/* acquire: pairs with the release of the mark */
 		bits = __atomic_fetch_and(&words[at], ~mask, __ATOMIC_ACQ_REL) & mask;
 		if (!bits || !fn)

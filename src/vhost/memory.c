@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "os/hooks.h"
+#include "ram/ram.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -11,15 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <time.h>
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* ------------------------------------------------------------------ how long reclaim took */
 
@@ -31,7 +23,7 @@ static void note_deleting(void *context, struct gr_block *block)
 	gr_block_get_info(block, &info);
 	pthread_mutex_lock(&memory->lock);
 	memory->removed[memory->removed_next].ram_offset = info.ram_offset;
-	memory->removed[memory->removed_next].at = now_ns();
+	memory->removed[memory->removed_next].at = gr__now_ns();
 	memory->removed_next = (memory->removed_next + 1) % GR__MEMORY_TIMES;
 	pthread_mutex_unlock(&memory->lock);
 }
@@ -45,7 +37,7 @@ static void note_reclaimed(void *context, const struct gr_block_info *info)
 	for (unsigned i = 0; i < GR__MEMORY_TIMES; i++) {
 		if (!memory->removed[i].at || memory->removed[i].ram_offset != info->ram_offset)
 			continue;
-		took = now_ns() - memory->removed[i].at;
+		took = gr__now_ns() - memory->removed[i].at;
 		memory->removed[i].at = 0;
 	}
 	pthread_mutex_unlock(&memory->lock);

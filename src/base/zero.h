@@ -1,24 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory as a migration reads it: the guest may be writing meanwhile. What is read then is
- * any mixture, and is read again, since it is dirty.
+ * Is memory all zeroes? And a copy of it. The guest may be writing meanwhile: what is read then is
+ * any mixture.
  */
-#ifndef GR__MIGRATE_ZERO_H
-#define GR__MIGRATE_ZERO_H
+#ifndef GR__BASE_ZERO_H
+#define GR__BASE_ZERO_H
 
+#include <guestram/fast.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define GR__MIGRATE_TSAN
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) && !defined(GR__MIGRATE_TSAN)
-#define GR__MIGRATE_TSAN
-#endif
 
 typedef uint64_t gr__vector __attribute__((vector_size(32), aligned(8), may_alias));
 
@@ -31,7 +23,7 @@ static inline bool gr__is_zero(const void *bytes, size_t length)
 	const uint64_t *words = (const uint64_t *)bytes;
 	size_t i;
 
-#ifdef GR__MIGRATE_TSAN
+#ifdef GR__TSAN
 	/* relaxed: beside the guest's own stores */
 	for (i = 0; i < length / 8; i++)
 		if (__atomic_load_n(&words[i], __ATOMIC_RELAXED))
@@ -54,7 +46,7 @@ static inline bool gr__is_zero(const void *bytes, size_t length)
 /* @length is a multiple of 8. */
 static inline void gr__copy_guest(void *to, const void *from, size_t length)
 {
-#ifdef GR__MIGRATE_TSAN
+#ifdef GR__TSAN
 	for (size_t i = 0; i < length / 8; i++)
 		((uint64_t *)to)[i] = __atomic_load_n((const uint64_t *)from + i, __ATOMIC_RELAXED);
 #else
