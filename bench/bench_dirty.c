@@ -5,12 +5,11 @@
  */
 #include "bench.h"
 #include "cli.h"
+#include "os/uffd_abi.h"
 #include "out.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <guestram/dirty.h>
-#include <linux/fs.h>
-#include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -218,27 +217,6 @@ static int dirty_clean_harvest(struct bench *bench)
 }
 
 /* ----------------------------------------------------------------------------- page protection */
-
-/* From linux/fs.h and linux/userfaultfd.h of 6.7, for builds on older headers. */
-#ifndef UFFD_FEATURE_WP_UNPOPULATED
-#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
-#endif
-#ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC (1 << 15)
-#endif
-#ifndef PAGEMAP_SCAN
-struct page_region {
-	uint64_t start, end, categories;
-};
-struct pm_scan_arg {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_WRITTEN (1 << 1)
-#define PM_SCAN_WP_MATCHING (1 << 0)
-#define PM_SCAN_CHECK_WPASYNC (1 << 1)
-#endif
 
 /* The same memory and the bare kernel call, with all the room that its result may need. */
 struct bare {
