@@ -60,8 +60,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		*(state->arg_num ? &args->space : &args->target) = arg;
 		return 0;
 	case ARGP_KEY_END:
-		if (!args->target)
-			cli_usage(state, "which process? give its status socket or PID-file");
+		live_target_end(state, args->target);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -34,13 +34,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		args->svg = arg;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (args->target)
-			cli_usage(state, "one process at a time: %s", arg);
-		args->target = arg;
+		live_target(state, &args->target, arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (!args->target)
-			cli_usage(state, "which process? give its status socket or PID-file");
+		live_target_end(state, args->target);
 		if (args->json && args->svg)
 			cli_usage(state, "--json and --svg: one of them");
 		return 0;

@@ -53,13 +53,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		args->count = cli_number(state, "--count", arg, 1, UINT32_MAX);
 		return 0;
 	case ARGP_KEY_ARG:
-		if (args->target)
-			cli_usage(state, "one process at a time: %s", arg);
-		args->target = arg;
+		live_target(state, &args->target, arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (!args->target)
-			cli_usage(state, "which process? give its status socket or PID-file");
+		live_target_end(state, args->target);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

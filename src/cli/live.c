@@ -57,6 +57,19 @@ static pid_t read_pid(const char *path)
 	return (pid_t)pid;
 }
 
+void live_target(const struct argp_state *state, const char **target, const char *arg)
+{
+	if (*target)
+		cli_usage(state, "one process at a time: %s", arg);
+	*target = arg;
+}
+
+void live_target_end(const struct argp_state *state, const char *target)
+{
+	if (!target)
+		cli_usage(state, "which process? give its status socket or PID-file");
+}
+
 static bool is_socket(const char *path)
 {
 	struct stat st;

@@ -10,6 +10,7 @@
 #ifndef LIVE_H
 #define LIVE_H
 
+#include <argp.h>
 #include <guestram.h>
 #include <jansson.h>
 #include <stdbool.h>
@@ -73,6 +74,10 @@ struct live {
 /* Turn a document into structures. 0, or -EPROTO with the reason in @why; then @live is empty. */
 int live_decode(const char *text, size_t length, struct live *live, char *why, size_t size);
 void live_free(struct live *live);
+
+/* For argp parsers: the one program that the verb is about, and its end: there must be one. */
+void live_target(const struct argp_state *state, const char **target, const char *arg);
+void live_target_end(const struct argp_state *state, const char *target);
 
 /*
  * Fetch and decode from @target: a socket, or a file NAME.pid that holds a process identifier,
