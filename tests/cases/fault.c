@@ -453,3 +453,16 @@ void fault_run(const struct fault_case *operation)
 		assert_same_process(&before);
 	}
 }
+
+void fault_run_named(const struct fault_case *operations, size_t count, const char *start)
+{
+	size_t i, found = 0;
+
+	for (i = 0; i < count; i++) {
+		if (strncmp(operations[i].name, start, strlen(start)) != 0)
+			continue;
+		found++;
+		fault_run(&operations[i]);
+	}
+	assert_true(found);
+}

@@ -49,6 +49,8 @@ struct fault_case {
 
 /* Fails the test on the first difference, after telling which call had failed. */
 void fault_run(const struct fault_case *operation);
+/* Those whose names begin so; there must be one. */
+void fault_run_named(const struct fault_case *operations, size_t count, const char *start);
 
 /* How many calls that can fail @fn makes. */
 unsigned fault_count(void (*fn)(struct fault_world *world), struct fault_world *world);

@@ -279,15 +279,7 @@ static const struct fault_case operations[] = {
 
 static void run_named(const char *start)
 {
-	size_t i, found = 0;
-
-	for (i = 0; i < COUNT_OF(operations); i++) {
-		if (strncmp(operations[i].name, start, strlen(start)) != 0)
-			continue;
-		found++;
-		fault_run(&operations[i]);
-	}
-	assert_true(found);
+	fault_run_named(operations, COUNT_OF(operations), start);
 }
 
 static void q16_every_fault_of_granules(void **unused)

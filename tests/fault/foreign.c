@@ -6,41 +6,17 @@
  * Threads: one, and the RAM's.
  */
 #include "foreign_domain.h"
+#include "nth.h"
 #include "os/hooks.h"
 #include "tally.h"
 
 #define LENGTH (64 * PAGE)
 #define WINDOW (8 * PAGE)
 
-static int position, seen;
-static const char *failed;
 static struct domain domain;
 static struct gr_ram *ram;
 static struct gr_space *space;
 static struct gr_block *block;
-
-static int fail_one(const char *call)
-{
-	__atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_sub_fetch(&position, 1, __ATOMIC_SEQ_CST))
-		return 0;
-	__atomic_store_n(&failed, call, __ATOMIC_SEQ_CST);
-	return ENOMEM;
-}
-
-static void arm(int nth)
-{
-	position = nth;
-	seen = 0;
-	failed = NULL;
-	__atomic_store_n(&gr__hook_fault, fail_one, __ATOMIC_RELEASE);
-}
-
-static const char *disarm(void)
-{
-	__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
-	return __atomic_load_n(&failed, __ATOMIC_SEQ_CST);
-}
 
 static int open_world(void **unused)
 {

@@ -5,6 +5,7 @@
  *
  * Threads: one, and the status socket's.
  */
+#include "nth.h"
 #include "os/hooks.h"
 #include "os/pages.h"
 #include "tally.h"
@@ -20,33 +21,6 @@
 #include <cmocka.h>
 
 #define PAGE GR_PAGE_SIZE
-
-/* atomic: the status thread asks too */
-static int position, seen;
-static const char *failed;
-
-static int fail_one(const char *call)
-{
-	__atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_sub_fetch(&position, 1, __ATOMIC_SEQ_CST))
-		return 0;
-	__atomic_store_n(&failed, call, __ATOMIC_SEQ_CST);
-	return ENOMEM;
-}
-
-static void arm(int nth)
-{
-	position = nth;
-	seen = 0;
-	failed = NULL;
-	__atomic_store_n(&gr__hook_fault, fail_one, __ATOMIC_RELEASE);
-}
-
-static const char *disarm(void)
-{
-	__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
-	return failed;
-}
 
 static int read_page(void *context, size_t range, uint64_t offset, void *buf, uint64_t length)
 {

@@ -5,6 +5,7 @@
  *
  * Threads: one.
  */
+#include "nth.h"
 #include "os/hooks.h"
 #include "tally.h"
 #include <errno.h>
@@ -19,40 +20,12 @@
 #define PAGE GR_PAGE_SIZE
 #define PAGES 64
 
-static int position, seen;
-static const char *failed;
 static struct gr_ram *ram;
 static struct gr_block *block;
 static struct gr_dirty *client;
 static struct gr_harvest *harvest;
 static struct gr_dirty_source *source;
 static uint64_t bytes;
-
-static int fail_one(const char *call)
-{
-	/* no error: what was to be faster is slower */
-	bool silent = !strcmp(call, "membarrier");
-
-	seen++;
-	if (--position)
-		return 0;
-	failed = call;
-	return silent ? EPERM : ENOMEM;
-}
-
-static void arm(int nth)
-{
-	position = nth;
-	seen = 0;
-	failed = NULL;
-	gr__hook_fault = fail_one;
-}
-
-static const char *disarm(void)
-{
-	gr__hook_fault = NULL;
-	return failed;
-}
 
 static int collect(void *context, struct gr_block *of, uint64_t offset, uint64_t length,
 		   struct gr_dirty_sink *sink)

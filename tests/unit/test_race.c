@@ -4,37 +4,12 @@
  * happens each time.
  */
 #include "os/hooks.h"
-#include "testing.h"
+#include "stop.h"
 
 static struct gr_ram *ram;
 static struct gr_space *space;
 static struct gr_block *block;
 static int released;
-
-/* Stops the first thread that comes to the point, once. */
-static const char *stop_point;
-static struct gate arrived, go_on;
-static int stuck;
-
-static void stop_at(const char *point)
-{
-	const char *wanted = __atomic_load_n(&stop_point, __ATOMIC_ACQUIRE);
-
-	if (!wanted || strcmp(point, wanted) ||
-	    !__atomic_compare_exchange_n(&stop_point, &wanted, NULL, 0, __ATOMIC_ACQ_REL,
-					 __ATOMIC_ACQUIRE))
-		return;
-	gate_open(&arrived);
-	if (!gate_wait(&go_on))
-		set(&stuck, 1);
-}
-
-static void arm(const char *point)
-{
-	gate_init(&arrived);
-	gate_init(&go_on);
-	__atomic_store_n(&stop_point, point, __ATOMIC_RELEASE);
-}
 
 static int open_ram(void **unused)
 {
