@@ -49,15 +49,9 @@ static void get_config(void *context, void *to)
 
 static int set_config(void *context, uint32_t offset, const void *bytes, uint32_t size)
 {
-	const uint8_t *from = bytes;
-
 	(void)context;
-	FUZZ_CHECK(offset <= GR_VHOST_CONFIG_MAX && size <= GR_VHOST_CONFIG_MAX - offset);
-	for (uint32_t i = 0; i < size; i++) {
-		if (offset + i >= sizeof(config))
-			return -EINVAL;
-		config[offset + i] = from[i];
-	}
+	FUZZ_CHECK(offset <= sizeof(config) && size <= sizeof(config) - offset);
+	memcpy(config + offset, bytes, size);
 	return 0;
 }
 

@@ -68,7 +68,8 @@ struct gr_vhost_request {
  * @request_size:  bytes at gr_vhost_request.room
  * @config_size:   bytes of configuration space the device has, at most GR_VHOST_CONFIG_MAX
  * @get_config:    fill @config, which has config_size bytes; bytes past it read as 0
- * @set_config:    the driver wrote; NULL: nothing is writable. 0 or -errno.
+ * @set_config:    the driver wrote @size bytes, all of them within config_size; NULL: nothing is
+ *                 writable. 0 or -errno.
  * @set_features:  the driver accepted these, all of them offered; NULL allowed
  * @worker_open:   a worker starts; *worker_context is given to the calls on it; NULL: nothing to do
  * @worker_close:  it ends; no request is in flight on it

@@ -170,6 +170,10 @@ static int set_config(struct gr_vhost *server, struct gr__message *message, stru
 		return rc;
 	if (!server->ops->set_config)
 		return gr__fail(-EACCES, "the device has no writable configuration");
+	if (config->offset > server->ops->config_size ||
+	    config->size > server->ops->config_size - config->offset)
+		return gr__fail(-EINVAL, "%u bytes at %u of a configuration of %zu", config->size,
+				config->offset, server->ops->config_size);
 	return server->ops->set_config(server->context, config->offset, config->bytes,
 				       config->size);
 }

@@ -146,8 +146,7 @@ static int set_config(void *context, uint32_t offset, const void *bytes, uint32_
 {
 	struct device *d = context;
 
-	if (offset > 8 || size > 8 - offset)
-		return -EINVAL;
+	assert_true(offset <= 8 && size <= 8 - offset);
 	memcpy(d->config + offset, bytes, size);
 	return 0;
 }
@@ -451,8 +450,13 @@ static void config_is_read_and_written(void **state)
 	assert_int_equal(fe_ack(&fe, FE_SET_CONFIG, &write, 15, NULL, 0), 0);
 	assert_int_equal(fe_get_config(&fe, 0, back, 16), 0);
 	assert_memory_equal(back, ((uint8_t[16]){0, 0, 7, 8, 9}), 16);
-	write.offset = 6;
+	write.offset = 6; /* the device is not asked about bytes that it has not */
 	assert_int_equal(fe_ack(&fe, FE_SET_CONFIG, &write, 15, NULL, 0), -EREMOTEIO);
+	write.size = 0; /* nor about none of them */
+	write.offset = 9;
+	assert_int_equal(fe_ack(&fe, FE_SET_CONFIG, &write, 12, NULL, 0), -EREMOTEIO);
+	write.offset = 8;
+	assert_int_equal(fe_ack(&fe, FE_SET_CONFIG, &write, 12, NULL, 0), 0);
 }
 
 static void reset_device_stops_rings_and_keeps_memory(void **state)
