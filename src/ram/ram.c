@@ -61,10 +61,14 @@ int gr_ram_open(const struct gr_ram_opts *opts, struct gr_ram **result)
 	rc = gr__reclaim_start(ram);
 	if (rc < 0)
 		goto free_directory;
-	gr__registry_enter(ram);
+	rc = gr__registry_enter(ram);
+	if (rc < 0)
+		goto stop_reclaim;
 	*result = ram;
 	return 0;
 
+stop_reclaim:
+	gr__reclaim_stop(ram);
 free_directory:
 	gr__directory_free((struct gr__directory *)ram->directory);
 free_ram:

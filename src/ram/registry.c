@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* See registry.h. One for the process, as gr_status_serve() is. */
 #include "ram/registry.h"
+#include "base/error.h"
 #include "os/hooks.h"
 
 static struct {
@@ -8,13 +9,12 @@ static struct {
 	pthread_cond_t looked;	   /* with lock: the last looker of some RAM left */
 	struct cds_list_head rams; /* wr: lock */
 	uint64_t opened;	   /* wr: lock: RAMs so far */
+	bool forks_watched;	   /* wr: lock */
 } registry = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.looked = PTHREAD_COND_INITIALIZER,
 	.rams = CDS_LIST_HEAD_INIT(registry.rams),
 };
-
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 /* The lock may have been held, the list half changed, by a thread that is not there. */
 static void begin_child(void)
@@ -24,18 +24,34 @@ static void begin_child(void)
 	CDS_INIT_LIST_HEAD(&registry.rams);
 }
 
-static void watch_forks(void)
+/* With the lock. What is watched once is watched for good, in the children too. */
+static int watch_forks(void)
 {
-	pthread_atfork(NULL, NULL, begin_child);
+	int rc;
+
+	if (registry.forks_watched)
+		return 0;
+	rc = GR_FAULT("pthread_atfork");
+	if (!rc)
+		rc = pthread_atfork(NULL, NULL, begin_child);
+	if (rc)
+		return gr__fail(-rc, "RAM: forks cannot be watched");
+	registry.forks_watched = true;
+	return 0;
 }
 
-void gr__registry_enter(struct gr_ram *ram)
+int gr__registry_enter(struct gr_ram *ram)
 {
-	pthread_once(&fork_once, watch_forks);
+	int rc;
+
 	pthread_mutex_lock(&registry.lock);
-	ram->number = ++registry.opened;
-	cds_list_add_tail(&ram->open_node, &registry.rams);
+	rc = watch_forks();
+	if (!rc) {
+		ram->number = ++registry.opened;
+		cds_list_add_tail(&ram->open_node, &registry.rams);
+	}
 	pthread_mutex_unlock(&registry.lock);
+	return rc;
 }
 
 void gr__registry_leave(struct gr_ram *ram)

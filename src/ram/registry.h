@@ -15,7 +15,7 @@
 #include "ram/ram.h"
 
 /* When the RAM can be looked at, and when nobody may any more; the latter waits for lookers. */
-void gr__registry_enter(struct gr_ram *ram);
+int gr__registry_enter(struct gr_ram *ram);
 void gr__registry_leave(struct gr_ram *ram);
 
 /*

@@ -55,15 +55,27 @@ int gr__section_init(void)
 	return 0;
 }
 
+/*
+ * A section cannot fail, and a thread that ended without being unregistered would be read after
+ * its end. So where libc has no memory for the value just now, we wait for it.
+ */
+static void watch_exit(void)
+{
+	/* acquire: pairs with gr__section_init() */
+	pthread_key_t key = (pthread_key_t)(__atomic_load_n(&exit_key, __ATOMIC_ACQUIRE) - 1);
+
+	/* any value but NULL makes the destructor run */
+	while (GR_FAULT("pthread_setspecific") || pthread_setspecific(key, &exit_key))
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 void gr__thread_register(void)
 {
 	/* Without a key no RAM can be opened, so that the section has nothing to keep. */
 	if (gr__section_init() < 0)
 		return;
+	watch_exit();
 	urcu_memb_register_thread();
-	/* any value but NULL makes the destructor run; acquire: pairs with gr__section_init() */
-	pthread_setspecific((pthread_key_t)(__atomic_load_n(&exit_key, __ATOMIC_ACQUIRE) - 1),
-			    &exit_key);
 }
 
 void gr__synchronize(void)
