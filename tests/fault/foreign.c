@@ -72,6 +72,8 @@ static void a_window_that_cannot_be_mapped(void **unused)
 
 	assert_ok(make());
 	assert_ok(gr_space_map(space, 0, block, 0, LENGTH, RW));
+	assert_null(
+		look_up(space, LENGTH, 8, GR_READ)); /* a thread's first section asks for more */
 	for (;; nth++) {
 		uint64_t at = nth % 2 * WINDOW;
 		struct gr_foreign_stats stats;
