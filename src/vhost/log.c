@@ -5,6 +5,7 @@
 #include "base/range.h"
 #include "os/alloc.h"
 #include "os/event.h"
+#include "os/hooks.h"
 #include "ram/ram.h"
 #include <errno.h>
 
@@ -106,6 +107,7 @@ void gr__log_mark(const struct gr__log_view *view, uint64_t gpa, uint64_t length
 
 	if (!view->pages || !gr__range_last(gpa, length, &last))
 		return;
+	GR_POINT("log.mark");
 	last >>= GR__LOG_PAGE_SHIFT;
 	if (last >= view->pages)
 		last = view->pages - 1;
