@@ -346,7 +346,7 @@ void process_take(struct process_state *state)
 	for (i = 0; i < count && strlen(state->fds) + 128 < sizeof(state->fds); i++)
 		strcat(state->fds, names[i]);
 	state->maps[0] = '\0';
-	if (!CASE_SANITIZED)
+	if (!WATCHED)
 		read_maps(state->maps, sizeof(state->maps));
 }
 
@@ -381,7 +381,7 @@ unsigned process_maps(void)
 	while ((byte = getc(file)) != EOF)
 		count += byte == '\n';
 	fclose(file);
-	return CASE_SANITIZED ? 0 : count;
+	return WATCHED ? 0 : count;
 }
 
 static uint64_t read_statm(int field)

@@ -18,6 +18,7 @@
 /* after the above, which it needs */
 #include <cmocka.h>
 
+#include "../common/watched.h"
 #include <errno.h>
 #include <guestram.h>
 #include <pthread.h>
@@ -31,22 +32,6 @@
 #define RW (GR_READ | GR_WRITE)
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-
-/*
- * Sanitizers map, keep and free memory in ways of their own: what the process maps and holds says
- * nothing then, and is not compared; their own reports take its place.
- */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CASE_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
-	__has_feature(memory_sanitizer)
-#define CASE_SANITIZED 1
-#endif
-#endif
-#ifndef CASE_SANITIZED
-#define CASE_SANITIZED 0
-#endif
 
 /* The last address from which @length bytes still end at 2^64. */
 #define TOP(length) (UINT64_MAX - (length) + 1)

@@ -17,6 +17,7 @@
 /* after the above, which it needs */
 #include <cmocka.h>
 
+#include "watched.h"
 #include <errno.h>
 #include <guestram.h>
 #include <pthread.h>
@@ -109,6 +110,14 @@ static inline int get(const int *value)
 static inline void set(int *value, int to)
 {
 	__atomic_store_n(value, to, __ATOMIC_RELEASE);
+}
+
+/* ------------------------------------------------------------------------------ time-outs */
+
+/* Ends this process after that time, ten times as long where each access is watched. */
+static inline void testing_end_after(unsigned seconds)
+{
+	alarm(WATCHED ? seconds * 10 : seconds);
 }
 
 #endif

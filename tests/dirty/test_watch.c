@@ -317,9 +317,8 @@ static void q15_sync_misses_no_write(void **unused)
 
 /* ------------------------------------------------------------------------------------ faults */
 
-static int fault_at, fault_count;
-
-static const char *failed_call;
+static _Atomic int fault_at, fault_count; /* the watch's thread counts, too */
+static const char *_Atomic failed_call;
 
 static int fail_once(const char *call)
 {
@@ -327,6 +326,12 @@ static int fail_once(const char *call)
 		return 0;
 	failed_call = call;
 	return EIO;
+}
+
+/* The watch's thread may be at a call. Release: pairs with gr__fault(). */
+static void hook(int (*fault)(const char *call))
+{
+	__atomic_store_n(&gr__hook_fault, fault, __ATOMIC_RELEASE);
 }
 
 static void every_fault_of(enum gr_watch_mode mode)
@@ -341,31 +346,33 @@ static void every_fault_of(enum gr_watch_mode mode)
 	gr_dirty_source_close(watch);
 	block = make(MEMFD, "b", PAGES, 0);
 	harvest(block);
-	for (fault_at = 1;; fault_at++, positions++) {
+	for (fault_at = 1;; fault_at++) {
 		fault_count = 0;
-		gr__hook_fault = fail_once;
+		hook(fail_once);
 		rc = gr_dirty_watch_open(ram, mode, &watch);
-		gr__hook_fault = NULL;
+		hook(NULL);
 		if (!rc)
 			break;
 		assert_true(rc < 0);
 		tally_fault("gr_dirty_watch_open", failed_call);
+		positions++;
 	}
 	((char *)info_of(block).host)[7 * PAGE] = 1;
-	for (fault_at = 1;; fault_at++, positions++) {
+	for (fault_at = 1;; fault_at++) {
 		fault_count = 0;
-		gr__hook_fault = fail_once;
+		hook(fail_once);
 		rc = gr_dirty_harvest(client, block, 0, 0, &got);
-		gr__hook_fault = NULL;
+		hook(NULL);
 		if (!rc)
 			break;
 		assert_true(rc < 0);
 		tally_fault("gr_dirty_harvest", failed_call);
+		positions++;
 	}
 	fault_count = 0;
-	gr__hook_fault = fail_once;
+	hook(fail_once);
 	assert_int_not_equal(gr_dirty_watch_mode(watch), GR_WATCH_AUTO);
-	gr__hook_fault = NULL;
+	hook(NULL);
 	assert_int_equal(fault_count, 0);
 	tally_nothing("gr_dirty_watch_mode");
 	/* the failures have lost nothing */

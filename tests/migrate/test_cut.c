@@ -233,6 +233,6 @@ int main(void)
 		cmocka_unit_test(damaged_at_each_byte),
 	};
 
-	alarm(170);
+	testing_end_after(170);
 	return cmocka_run_group_tests_name("migrate: cuts", tests, NULL, NULL);
 }

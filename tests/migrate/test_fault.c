@@ -126,6 +126,6 @@ int main(void)
 		cmocka_unit_test(postcopy),
 	};
 
-	alarm(170);
+	testing_end_after(170);
 	return cmocka_run_group_tests_name("migrate: every fault", tests, NULL, NULL);
 }

@@ -195,6 +195,6 @@ int main(void)
 		cmocka_unit_test(a_broken_connection),
 	};
 
-	alarm(170);
+	testing_end_after(170);
 	return cmocka_run_group_tests_name("migrate: postcopy", tests, NULL, NULL);
 }

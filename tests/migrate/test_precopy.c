@@ -354,7 +354,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(another_process),
 	};
 
-	alarm(170);
+	testing_end_after(170);
 	if (argc == 4 && !strcmp(argv[1], "receive"))
 		return receive_here(argv);
 	return cmocka_run_group_tests_name("migrate: precopy", tests, NULL, NULL);

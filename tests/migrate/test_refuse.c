@@ -359,6 +359,6 @@ int main(void)
 		cmocka_unit_test(a_dead_peer),
 	};
 
-	alarm(170);
+	testing_end_after(170);
 	return cmocka_run_group_tests_name("migrate: refusals", tests, NULL, NULL);
 }
