@@ -20,6 +20,7 @@
 #define GUESTRAM_KVM_H
 
 #include <guestram.h>
+#include <guestram/dirty.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -106,6 +107,65 @@ GR_API int gr_kvm_close(struct gr_kvm *kvm);
  */
 GR_API int gr_kvm_set_dirty_log(struct gr_kvm *kvm, int on);
 GR_API int gr_kvm_set_block_dirty_log(struct gr_kvm *kvm, struct gr_block *block, int on);
+
+/**
+ * gr_kvm_dirty_open() - what the guest writes, for clients of <guestram/dirty.h>
+ * @ring_bytes: 0: by KVM's bitmaps; else by rings of this size, as gr_kvm_ring_enable() gave
+ * @source:     result, ended by gr_dirty_source_close(), before gr_kvm_close()
+ *
+ * All slots that are there, and all that come, log dirty pages as long as it is open; a harvest
+ * fetches what it is asked for and has KVM protect it again. Slots may come, go, be split and move
+ * meanwhile, with processors running: what was written through one that goes is kept for its block.
+ * Where KVM cannot tell that of a slot that goes (a machine that does not move slots, or Intel's
+ * page modification log) and no gr_kvm_opts.pause was given, all of that slot is reported.
+ *
+ * By bitmaps it sets KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 where the machine has it, for good; nobody
+ * else may fetch or clear the logs of our slots meanwhile. With rings each virtual processor has to
+ * be told by gr_kvm_ring_add(), and pages of slots that are not ours are told to nobody.
+ *
+ * Context: any thread; not in a callback. Return: 0, -ENOTSUP (guest_memfd; rings where the machine
+ * has none, or bitmaps where it has rings), -EINVAL, -EBUSY (there is one), -ENOMEM, or KVM's
+ * error. Since 0.1.
+ */
+GR_API int gr_kvm_dirty_open(struct gr_kvm *kvm, uint64_t ring_bytes,
+			     struct gr_dirty_source **source);
+
+/**
+ * gr_kvm_ring_enable() - give a machine rings of dirty pages instead of bitmaps
+ * @vm_fd: before its first virtual processor is made; cannot be taken back
+ * @bytes: of each ring, 16 for a page: a power of two, at least a page; 0: 64 KiB, or what the
+ * machine has. Becomes what it is
+ *
+ * Rings cost what is written rather than what there is, so they suit large guests that write
+ * little.
+ *
+ * Context: any thread. Return: 0, -ENOTSUP, -ERANGE (more than the machine has), or KVM's error:
+ * -EINVAL when there is a virtual processor, or rings. Since 0.1.
+ */
+GR_API int gr_kvm_ring_enable(int vm_fd, uint64_t *bytes);
+
+/**
+ * gr_kvm_ring_add() - a virtual processor whose ring the source is to read
+ * @source: of gr_kvm_dirty_open(), with rings
+ * @cpu_fd: may be closed later
+ *
+ * Once for each, after the open and before it next enters the guest: what it writes before is not
+ * seen.
+ *
+ * Context: any thread. Return: 0, -EINVAL, -ENOMEM, or mmap()'s error. Since 0.1.
+ */
+GR_API int gr_kvm_ring_add(struct gr_dirty_source *source, int cpu_fd);
+
+/**
+ * gr_kvm_ring_empty() - make room in the rings; call it on each KVM_EXIT_DIRTY_RING_FULL
+ *
+ * What they had is kept for the next harvest. Then the processor may run on.
+ *
+ * Context: any thread; waits for a harvest that is being taken. Return: 0, -EINVAL, -EIO (a fault of
+ * KVM: it wrote over entries; all memory is dirty in each harvest from then on, and the processor
+ * may never run again), or KVM's error. Since 0.1.
+ */
+GR_API int gr_kvm_ring_empty(struct gr_dirty_source *source);
 
 /**
  * struct gr_kvm_slot - a slot as KVM has it

@@ -2,6 +2,7 @@
 /* What the space tells us, and what the machine is told; the states are those in kvm/kvm.h. */
 #include "base/error.h"
 #include "base/range.h"
+#include "kvm/dirty.h"
 #include "kvm/kvm.h"
 #include "os/alloc.h"
 #include "os/hooks.h"
@@ -119,10 +120,16 @@ static void forget(struct gr_kvm *kvm, struct gr__kvm_slot *slot)
 /* Out of KVM and of the table. 0, or KVM's error and nothing changed. */
 static int take_out(struct gr_kvm *kvm, struct gr__kvm_slot *slot)
 {
-	int rc = gr__kvm_delete(kvm, slot);
+	int rc;
 
-	if (rc < 0)
+	gr__kvm_dirty_leave(kvm, slot, kvm->machine == GR__KVM_PAUSED);
+	rc = gr__kvm_delete(kvm, slot);
+	if (rc < 0) {
+		if (gr__kvm_dirty_stay(kvm, slot) < 0)
+			complain(kvm, "%s", gr_last_error());
 		return rc;
+	}
+	gr__kvm_dirty_left(kvm, slot, kvm->machine == GR__KVM_PAUSED);
 	gr__kvm_remove(kvm, slot);
 	gr__kvm_put_number(kvm, slot->number);
 	kvm->stats.removed++;

@@ -159,8 +159,13 @@ int gr_kvm_close(struct gr_kvm *kvm)
 	if (!kvm)
 		return 0;
 	pthread_mutex_lock(&kvm->lock);
-	kvm->eager = true;
+	if (kvm->dirty)
+		rc = gr__fail(-EBUSY, "gr_kvm_close: its source of dirty pages is open");
+	else
+		kvm->eager = true;
 	gr__kvm_unlock(kvm);
+	if (rc < 0)
+		return rc;
 	if (kvm->listener) {
 		rc = gr_listener_close(kvm->listener);
 		if (rc < 0) {
@@ -202,12 +207,12 @@ static int update_flags(struct gr_kvm *kvm)
 					(unsigned long long)slot->range.addr,
 					(unsigned long long)slot->range.visible, strerror(-rc));
 		slot->flags = flags;
+		slot->parked = false; /* it was told its own address */
 	}
 	return 0;
 }
 
-/* @flag is one of ours; it has its old value again after an error. */
-static int set_log(struct gr_kvm *kvm, bool *flag, bool on)
+int gr__kvm_set_log(struct gr_kvm *kvm, bool *flag, bool on)
 {
 	char why[256];
 	bool before = *flag;
@@ -225,21 +230,21 @@ static int set_log(struct gr_kvm *kvm, bool *flag, bool on)
 	return gr__fail(rc, "%s", why);
 }
 
-static int check_log(const struct gr_kvm *kvm, int on)
+int gr__kvm_may_log(const struct gr_kvm *kvm)
 {
-	if (on && (kvm->opts.flags & GR_KVM_GUEST_MEMFD))
+	if (kvm->opts.flags & GR_KVM_GUEST_MEMFD)
 		return gr__fail(-ENOTSUP, "KVM logs no dirty pages of guest_memfd slots");
 	return 0;
 }
 
 int gr_kvm_set_dirty_log(struct gr_kvm *kvm, int on)
 {
-	int rc = check_log(kvm, on);
+	int rc = on ? gr__kvm_may_log(kvm) : 0;
 
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&kvm->lock);
-	rc = set_log(kvm, &kvm->log_dirty, on);
+	rc = gr__kvm_set_log(kvm, &kvm->log_dirty, on);
 	gr__kvm_unlock(kvm);
 	return rc;
 }
@@ -247,14 +252,14 @@ int gr_kvm_set_dirty_log(struct gr_kvm *kvm, int on)
 int gr_kvm_set_block_dirty_log(struct gr_kvm *kvm, struct gr_block *block, int on)
 {
 	struct gr__kvm_block *known;
-	int rc = check_log(kvm, on);
+	int rc = on ? gr__kvm_may_log(kvm) : 0;
 
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&kvm->lock);
 	known = gr__kvm_block_of(kvm, block, on);
 	if (known)
-		rc = set_log(kvm, &known->log_dirty, on);
+		rc = gr__kvm_set_log(kvm, &known->log_dirty, on);
 	else if (on)
 		rc = gr__fail(-ENOMEM, "KVM: no memory for a block");
 	gr__kvm_unlock(kvm);

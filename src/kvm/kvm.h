@@ -46,6 +46,7 @@ struct gr__kvm_slot {
 	unsigned number; /* from 0; meaningless for GONE and MISSING */
 	unsigned flags;	 /* KVM_MEM_…, as set */
 	bool back;	 /* gone before, and told back: a number is kept for it */
+	bool parked;	 /* at an address where no processor looks: it is about to go */
 	bool pinned;
 	struct gr_pin pin;
 	pthread_t changer;	   /* of LEAVING and GONE: the thread whose change it is */
@@ -75,6 +76,8 @@ struct gr_kvm {
 	enum { GR__KVM_RUNNING, GR__KVM_PAUSING, GR__KVM_PAUSED, GR__KVM_RESUMING } machine;
 	bool eager; /* opening or closing: what is told as removed goes at once */
 	bool log_dirty;
+	bool source_logs;	     /* a source wants the logs of all */
+	struct gr__kvm_dirty *dirty; /* that source, or NULL; see dirty.h */
 	/* in order of address, never overlapping: all that KVM has */
 	struct gr__kvm_slot **table;
 	/* room >= count + gone + missing, so that those can always come back */
@@ -109,6 +112,21 @@ int gr__kvm_set_region(int vm_fd, const struct gr__kvm_region *region);
 /* A descriptor or -errno. Fault: "kvm.guest_memfd". */
 int gr__kvm_guest_memfd(int vm_fd, uint64_t size, uint64_t flags);
 
+/* 0 or -errno. Faults: "kvm.enable", "kvm.get_log", "kvm.clear_log", "kvm.reset_rings". */
+int gr__kvm_enable(int vm_fd, unsigned capability, uint64_t argument);
+/* @words: room for a bit for each page of the slot. */
+int gr__kvm_get_log(int vm_fd, unsigned number, uint64_t *words);
+/* @first: a multiple of 64; @words: from there on; @count: likewise, or up to the slot's end. */
+int gr__kvm_clear_log(int vm_fd, unsigned number, uint64_t first, uint64_t count, uint64_t *words);
+/* How many entries it was. */
+int gr__kvm_reset_rings(int vm_fd);
+
+/*
+ * Has this machine processors that buffer which pages they wrote (Intel's page modification log),
+ * so that KVM learns of a write when they leave the guest, which may be after a slot went?
+ */
+bool gr__kvm_tells_late(void);
+
 /* ------------------------------------------------------------ slots.c: which slots there are */
 
 /* Where in the table is the first slot that ends at or after @addr? */
@@ -142,7 +160,16 @@ void gr__kvm_block_forget(struct gr_kvm *kvm, struct gr__kvm_block *block);
 unsigned gr__kvm_flags(struct gr_kvm *kvm, const struct gr_range *range);
 /* As KVM is to be told it; @flags may differ from those it has. */
 int gr__kvm_set(struct gr_kvm *kvm, const struct gr__kvm_slot *slot, unsigned flags);
+/* The same at another address: a slot that is set moves there. */
+int gr__kvm_set_at(struct gr_kvm *kvm, const struct gr__kvm_slot *slot, unsigned flags,
+		   uint64_t addr);
 int gr__kvm_delete(struct gr_kvm *kvm, const struct gr__kvm_slot *slot);
+
+/* Let @flag, one of those that slots log for, be @on in KVM too; 0, or -errno and it is as it was.
+ */
+int gr__kvm_set_log(struct gr_kvm *kvm, bool *flag, bool on);
+/* May slots log at all? 0 or -ENOTSUP, said. */
+int gr__kvm_may_log(const struct gr_kvm *kvm);
 
 /* ------------------------------------------------- follow.c: what the space tells, what we do */
 

@@ -167,7 +167,7 @@ unsigned gr__kvm_flags(struct gr_kvm *kvm, const struct gr_range *range)
 
 	if (!(range->access & GR_WRITE))
 		flags |= KVM_MEM_READONLY;
-	if (kvm->log_dirty || (known && known->log_dirty))
+	if (kvm->log_dirty || kvm->source_logs || (known && known->log_dirty))
 		flags |= KVM_MEM_LOG_DIRTY_PAGES;
 	if (kvm->opts.flags & GR_KVM_GUEST_MEMFD)
 		flags |= WITH_GUEST_MEMFD;
@@ -181,11 +181,17 @@ unsigned gr__kvm_number(const struct gr_kvm *kvm, const struct gr__kvm_slot *slo
 
 int gr__kvm_set(struct gr_kvm *kvm, const struct gr__kvm_slot *slot, unsigned flags)
 {
+	return gr__kvm_set_at(kvm, slot, flags, slot->range.addr);
+}
+
+int gr__kvm_set_at(struct gr_kvm *kvm, const struct gr__kvm_slot *slot, unsigned flags,
+		   uint64_t addr)
+{
 	const struct gr__kvm_block *known = NULL;
 	struct gr__kvm_region region = {
 		.number = gr__kvm_number(kvm, slot),
 		.flags = flags,
-		.addr = slot->range.addr,
+		.addr = addr,
 		.size = slot->range.visible,
 		.host = slot->range.host,
 	};

@@ -6,10 +6,14 @@
  * Threads: no state; any number at once.
  */
 #include "kvm/kvm.h"
+#include "os/event.h"
+#include "os/file.h"
 #include "os/hooks.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 /* struct kvm_userspace_memory_region2 and struct kvm_create_guest_memfd of Linux 6.8 */
 struct wire_region2 {
@@ -90,4 +94,55 @@ int gr__kvm_guest_memfd(int vm_fd, uint64_t size, uint64_t flags)
 	int error = GR_FAULT("kvm.guest_memfd");
 
 	return error ? -error : call(vm_fd, CREATE_GUEST_MEMFD, &create);
+}
+
+/* ------------------------------------------------------------------------------- dirty pages */
+
+int gr__kvm_enable(int vm_fd, unsigned capability, uint64_t argument)
+{
+	struct kvm_enable_cap enable = {.cap = capability, .args = {argument}};
+	int error = GR_FAULT("kvm.enable");
+
+	return error ? -error : call(vm_fd, KVM_ENABLE_CAP, &enable);
+}
+
+int gr__kvm_get_log(int vm_fd, unsigned number, uint64_t *words)
+{
+	struct kvm_dirty_log log = {.slot = number, .dirty_bitmap = words};
+	int error = GR_FAULT("kvm.get_log");
+
+	return error ? -error : call(vm_fd, KVM_GET_DIRTY_LOG, &log);
+}
+
+int gr__kvm_clear_log(int vm_fd, unsigned number, uint64_t first, uint64_t count, uint64_t *words)
+{
+	struct kvm_clear_dirty_log clear = {
+		.slot = number,
+		.first_page = first,
+		.num_pages = (uint32_t)count, /* a slot has below 2^31 */
+		.dirty_bitmap = words,
+	};
+	int error = GR_FAULT("kvm.clear_log");
+
+	return error ? -error : call(vm_fd, KVM_CLEAR_DIRTY_LOG, &clear);
+}
+
+int gr__kvm_reset_rings(int vm_fd)
+{
+	int error = GR_FAULT("kvm.reset_rings");
+
+	return error ? -error : call(vm_fd, KVM_RESET_DIRTY_RINGS, NULL);
+}
+
+bool gr__kvm_tells_late(void)
+{
+	int fd = gr__file_open("/sys/module/kvm_intel/parameters/pml", O_RDONLY, 0);
+	char answer = 'Y';
+
+	if (fd < 0)
+		return fd != -ENOENT; /* another kind of processor */
+	if (read(fd, &answer, 1) != 1)
+		answer = 'Y';
+	gr__fd_close(fd);
+	return answer != 'N';
 }

@@ -27,7 +27,7 @@ static void no_work(int number)
 {
 }
 
-void machine_open(struct machine *machine)
+void machine_open_without_cpu(struct machine *machine)
 {
 	const struct sigaction action = {.sa_handler = no_work}; /* interrupts KVM_RUN */
 
@@ -39,12 +39,22 @@ void machine_open(struct machine *machine)
 	machine->vm_fd = ioctl(machine->kvm_fd, KVM_CREATE_VM, 0);
 	assert_true(machine->vm_fd >= 0);
 	assert_int_equal(ioctl(machine->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000ul), 0);
+}
+
+void machine_add_cpu(struct machine *machine)
+{
 	machine->cpu_fd = ioctl(machine->vm_fd, KVM_CREATE_VCPU, 0);
 	assert_true(machine->cpu_fd >= 0);
 	machine->run_size = (size_t)ioctl(machine->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	machine->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 			    machine->cpu_fd, 0);
 	assert_true(machine->run != MAP_FAILED);
+}
+
+void machine_open(struct machine *machine)
+{
+	machine_open_without_cpu(machine);
+	machine_add_cpu(machine);
 }
 
 void machine_close(struct machine *machine)
@@ -196,4 +206,25 @@ GUEST(guest_store, 32,
       "movl %esi, (%ebx)\n"
       "movl (%ebx), %eax\n"
       "out %eax, $1\n"
+      "out %eax, $2\n");
+
+/*
+ * Writes a number, each time another one, to the begin of one of ecx pages from ebx on, and counts
+ * esi down. edi as in guest_checksum.
+ */
+GUEST(guest_scatter, 32,
+      "1: imull $1103515245, %eax, %eax\n"
+      "addl $12345, %eax\n"
+      "movl %eax, %edx\n"
+      "shrl $16, %edx\n"
+      "imull %ecx, %edx\n"
+      "shrl $16, %edx\n"
+      "shll $12, %edx\n"
+      "movl %eax, (%ebx, %edx)\n"
+      "movl %esi, %edx\n"
+      "2: decl %edx\n"
+      "jns 2b\n"
+      "incl (%edi)\n"
+      "cmpl $0, 4(%edi)\n"
+      "je 1b\n"
       "out %eax, $2\n");

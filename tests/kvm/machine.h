@@ -32,6 +32,9 @@ struct machine {
 /* false: this machine has no usable /dev/kvm, and that is said on standard output. */
 bool machine_is_there(void);
 void machine_open(struct machine *machine);
+/* The same in two steps. */
+void machine_open_without_cpu(struct machine *machine);
+void machine_add_cpu(struct machine *machine);
 void machine_close(struct machine *machine);
 
 /* Start at @entry, in real mode or 32-bit protected mode with flat segments; ebx, ecx, esi, edi. */
@@ -59,5 +62,6 @@ extern const struct guest guest_touch;	  /* reads, writes and calls in the block
 extern const struct guest guest_real;	  /* the same in real mode, with the block at 0x20000 */
 extern const struct guest guest_checksum; /* sums ecx words at ebx until told to stop, see there */
 extern const struct guest guest_store;	  /* writes esi at ebx, reads it back */
+extern const struct guest guest_scatter;  /* writes to pages at random until told to, see there */
 
 #endif
