@@ -199,6 +199,51 @@ GR_API int gr_dirty_watch_open(struct gr_ram *ram, enum gr_watch_mode mode,
 /** gr_dirty_watch_mode() - which mode it has. Since 0.1. */
 GR_API enum gr_watch_mode gr_dirty_watch_mode(const struct gr_dirty_source *watch);
 
+/* ------------------------------------------------------------------- the log of another process */
+
+struct gr_dirty_log;
+
+/**
+ * gr_dirty_log_open() - a log for a vhost-user back-end, as a source
+ * @space: of guest-physical addresses
+ * @last:  the last address that can ever be mapped there; costs nothing but address space, a byte
+ * for 32 KiB
+ * @log:   result, ended by gr_dirty_log_close()
+ *
+ * For a front-end: give the descriptor of gr_dirty_log_fd() to the back-end with
+ * VHOST_USER_SET_LOG_BASE, for the mmap_size it says and offset 0, then negotiate VHOST_F_LOG_ALL.
+ * Several back-ends may share it. What they mark is told to all clients, by block and offset; of
+ * marks at addresses where nothing is mapped, nobody is told.
+ *
+ * When a range is unmapped, tell the back-end (REM_MEM_REG or SET_MEM_TABLE) and have its answer
+ * before its addresses are mapped again: in a listener's range_removed, or after the unmap.
+ *
+ * While it is open, ranges above @last are refused with -ERANGE, and the space cannot be closed.
+ *
+ * Context: any thread; not inside a read section or callback. Return: 0, -ERANGE (a range is above
+ * @last), -EDEADLK, -ENOMEM, -EMFILE. Since 0.1.
+ */
+GR_API int gr_dirty_log_open(struct gr_space *space, uint64_t last, struct gr_dirty_log **log);
+
+/**
+ * gr_dirty_log_close() - what is marked by now is told still
+ *
+ * Before it, have the back-end stop logging.
+ *
+ * Context: any thread; waits for changes that are being told; not inside a read section or
+ * callback. Return: 0 (NULL too), -EDEADLK, -ENOMEM (nothing changed). Since 0.1.
+ */
+GR_API int gr_dirty_log_close(struct gr_dirty_log *log);
+
+/**
+ * gr_dirty_log_fd() - what to send to the back-end
+ * @bytes: how long the log is
+ *
+ * Context: any thread. Return: a memfd, owned by the log and sealed against a change of its size.
+ * Since 0.1.
+ */
+GR_API int gr_dirty_log_fd(const struct gr_dirty_log *log, uint64_t *bytes);
+
 #ifdef __cplusplus
 }
 #endif
