@@ -18,22 +18,23 @@
 
 /* Those that take longest first, so that two processors share them well. */
 static const struct script *const scripts[] = {
-	&script_thread_exit,	  &script_drain_delete,	  &script_listener_close,
-	&script_cursor_granule,	  &script_close,	  &script_word_delete,
-	&script_name_delete,	  &script_throttle,	  &script_listener_new,
-	&script_pin_delete,	  &script_offset_reuse,	  &script_unpin_two,
-	&script_unpin_reclaim,	  &script_lookup_delete,  &script_cursor_reuse,
+	&script_thread_exit,	   &script_drain_delete,   &script_listener_close,
+	&script_cursor_granule,	   &script_close,	   &script_word_delete,
+	&script_name_delete,	   &script_throttle,	   &script_listener_new,
+	&script_pin_delete,	   &script_offset_reuse,   &script_unpin_two,
+	&script_unpin_reclaim,	   &script_lookup_delete,  &script_cursor_reuse,
 #ifdef INTERLEAVE_BASELINE
-	&script_shared_mru,	  &script_repaired_mru,
+	&script_shared_mru,	   &script_repaired_mru,
 #endif
-	&script_txn_txn,	  &script_txn_told,	  &script_txn_delete,
-	&script_unmap_hole,	  &script_settle,	  &script_embedder,
-	&script_resize_lookup,	  &script_resize_pin,	  &script_resize_delete,
-	&script_resize_close,	  &script_resize_discard, &script_listener_open,
-	&script_listener_refusal, &script_map_delete,	  &script_find_map,
-	&script_refused_block,	  &script_space_close,	  &script_close_change,
-	&script_close_look,	  &script_plug_lookup,	  &script_plug_pin,
-	&script_plug_listener,
+	&script_txn_txn,	   &script_txn_told,	   &script_txn_delete,
+	&script_unmap_hole,	   &script_settle,	   &script_embedder,
+	&script_resize_lookup,	   &script_resize_pin,	   &script_resize_delete,
+	&script_resize_close,	   &script_resize_discard, &script_listener_open,
+	&script_listener_refusal,  &script_map_delete,	   &script_find_map,
+	&script_refused_block,	   &script_space_close,	   &script_close_change,
+	&script_close_look,	   &script_plug_lookup,	   &script_plug_pin,
+	&script_plug_listener,	   &script_window_evict,   &script_window_three,
+	&script_window_invalidate, &script_window_pin,	   &script_window_delete,
 };
 #define COUNT (sizeof(scripts) / sizeof(scripts[0]))
 

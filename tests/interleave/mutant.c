@@ -7,6 +7,7 @@
 #include "schedule.h"
 #include "space/builder.h"
 #include "space/change.h"
+#include "window/window.h"
 #include <string.h>
 #include <urcu/urcu-memb.h>
 
@@ -40,6 +41,9 @@ static const struct {
 	[UNWAITED_LOOK] = {"unwaited-look", "a close does not wait for who looks at the RAM"},
 	[NO_EXIT_KEY] = {"no-exit-key", "nothing is done when a thread ends"},
 	[RECLAIM_WAITS] = {"reclaim-waits", "reclaim under the embedder's lock waits for readers"},
+	[TORN_WINDOW] = {"torn-window", "a window's pin is uncounted by a load and a store"},
+	[KEPT_WINDOW] = {"kept-window", "the last unpin of a window does not unmap it"},
+	[UNSTALE] = {"unstale", "a window is published though it was invalidated while mapped"},
 };
 
 const char *mutant_name(enum mutant which)
@@ -324,5 +328,44 @@ int __wrap_gr_ram_reclaim(struct gr_ram *ram)
 	if (mutant == RECLAIM_WAITS)
 		urcu_memb_synchronize_rcu();
 	return __real_gr_ram_reclaim(ram);
+}
+
+/* ------------------------------------------------------------------------------------- windows */
+
+void __real_gr__window_unpin(struct gr__mapping *window);
+void __wrap_gr__window_unpin(struct gr__mapping *window);
+
+void __wrap_gr__window_unpin(struct gr__mapping *window)
+{
+	uint64_t pins = window->pins;
+
+	if (mutant == TORN_WINDOW && pins != (GR__PINS_UNLINKED | 1)) {
+		sched_point("torn.window");
+		window->pins = pins - 1;
+	} else if (mutant == KEPT_WINDOW) {
+		window->pins--;
+	} else {
+		__real_gr__window_unpin(window);
+	}
+}
+
+int __real_gr__mem_window_map(const struct gr__mem *mem, uint64_t offset, uint64_t length,
+			      void **host);
+int __wrap_gr__mem_window_map(const struct gr__mem *mem, uint64_t offset, uint64_t length,
+			      void **host);
+
+int __wrap_gr__mem_window_map(const struct gr__mem *mem, uint64_t offset, uint64_t length,
+			      void **host)
+{
+	const struct gr_block *block = caa_container_of(mem, struct gr_block, mem);
+	int rc = __real_gr__mem_window_map(mem, offset, length, host);
+	uint64_t i;
+
+	if (mutant == UNSTALE) {
+		sched_point("unstale");
+		for (i = 0; i < block->windows->pool_used; i++)
+			block->windows->pool[i].stale = false;
+	}
+	return rc;
 }
 /* NOLINTEND(bugprone-reserved-identifier) */

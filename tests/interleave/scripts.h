@@ -20,6 +20,8 @@ extern const struct script script_listener_open, script_listener_close, script_l
 extern const struct script script_drain_delete, script_throttle, script_embedder, script_close,
 	script_close_change, script_close_look, script_thread_exit;
 extern const struct script script_plug_lookup, script_plug_pin, script_plug_listener;
+extern const struct script script_window_evict, script_window_three, script_window_invalidate,
+	script_window_pin, script_window_delete;
 
 /* script_plug.c: pages of a block are about to be discarded … */
 void plug_discards(uint64_t offset);
