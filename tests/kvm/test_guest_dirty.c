@@ -190,7 +190,7 @@ struct runner {
 	int end;
 	bool stop;
 	long mmio, full, changes, harvests, pages;
-	char copy[DIMM_SIZE];
+	char copy[DIMM_SIZE] __attribute__((aligned(8)));
 };
 
 static void *run_guest(void *arg)
@@ -206,8 +206,11 @@ static void *run_guest(void *arg)
 				continue;
 		}
 		if (runner->end == KVM_EXIT_MMIO && run->mmio.is_write) { /* between two slots */
+			uint32_t value;
+
 			runner->mmio++;
-			if (!gr_store(space, run->mmio.phys_addr, run->mmio.data, run->mmio.len))
+			memcpy(&value, run->mmio.data, sizeof(value));
+			if (run->mmio.len == 4 && !gr_store_u32(space, run->mmio.phys_addr, value))
 				continue;
 		}
 		return NULL;
@@ -238,13 +241,15 @@ static void *change(void *arg)
 
 static void copy_what_changed(struct runner *runner)
 {
-	const char *memory = info_of(dimm).host;
+	const uint64_t *memory = info_of(dimm).host;
+	uint64_t *copy = (uint64_t *)(void *)runner->copy, word;
 	struct gr_harvest *got;
 	uint64_t offset, length;
 
 	assert_ok(gr_dirty_harvest(client, dimm, 0, 0, &got));
 	while (gr_harvest_next(got, &offset, &length)) {
-		memcpy(runner->copy + offset, memory + offset, length);
+		for (word = offset / 8; word < (offset + length) / 8; word++)
+			copy[word] = __atomic_load_n(&memory[word], __ATOMIC_RELAXED);
 		runner->pages += (long)(length / PAGE);
 	}
 	gr_harvest_commit(got);
@@ -273,7 +278,7 @@ static void keep_a_copy(bool changes, uint32_t pause)
 		(changes && __atomic_load_n(&runner->changes, __ATOMIC_RELAXED) < 20)) &&
 	       now_ms() - begin < LONG_MS)
 		copy_what_changed(runner);
-	runner->stop = true;
+	__atomic_store_n(&runner->stop, true, __ATOMIC_RELAXED);
 	if (changes)
 		thread_join(runner->changer);
 	assert_ok(gr_store(space, CONTROL + 4, &stop, 4));
