@@ -44,7 +44,8 @@ struct gr_plug_opts {
  * Context: any thread; waits for readers; not inside a read section or callback.
  * Return: 0, -EINVAL, -EEXIST it has granules already, -EBUSY (it is pinned, being changed, or a
  * claim forbids discards), -EACCES (read-only), -ENOTSUP (memory that is the caller's, or a private
- * file's, which does not become zero), -ENOMEM, -EDEADLK, or the error of the discard. Since 0.1.
+ * file's, which does not become zero; or that is seen through windows), -ENOMEM, -EDEADLK, or the
+ * error of the discard. Since 0.1.
  */
 GR_API int gr_plug_open(struct gr_block *block, const struct gr_plug_opts *opts,
 			struct gr_plug **plug);
