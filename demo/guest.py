@@ -25,8 +25,11 @@ class Guest:
         self._task = asyncio.ensure_future(self._read(reader))
 
     @classmethod
-    async def start(cls, kernel, disk_socket, folder, name="", more=(), chardev=""):
-        """`name` goes before the names of its files, `more` after QEMU's options."""
+    async def start(cls, kernel, disk_socket, folder, name="", more=(), chardev="", disk=""):
+        """
+        `name` goes before the names of its files, `more` after QEMU's options; `chardev` and `disk`
+        are further properties of those.
+        """
         def path(file):
             return os.path.join(folder, name + file)
 
@@ -39,7 +42,7 @@ class Guest:
             "-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on "
             "memhp_default_state=online_movable",
             "-chardev", f"socket,id=disk,path={disk_socket}{chardev}",
-            "-device", "vhost-user-blk-pci,chardev=disk,num-queues=2",
+            "-device", f"vhost-user-blk-pci,chardev=disk,num-queues=2{disk}",
             "-object", f"memory-backend-memfd,id=vmem,size={VMEM_MIB}M,share=on,reserve=off",
             "-device", "virtio-mem-pci,id=vmem0,memdev=vmem,requested-size=0",
             "-serial", f"file:{path('console.log')}",

@@ -37,6 +37,8 @@ struct peer {
 	bool queued; /* something was sent that the server has not looked at */
 };
 
+static bool packed; /* rings may be, or may have been in this input */
+
 /* -------------------------------------------------------------------------------- the device */
 
 static unsigned char config[24];
@@ -58,8 +60,9 @@ static int set_config(void *context, uint32_t offset, const void *bytes, uint32_
 static void set_features(void *context, uint64_t features)
 {
 	(void)context;
-	FUZZ_CHECK(!(features & ~(UINT64_C(7) | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC |
-				  WIRE_F_EVENT_IDX | WIRE_F_PROTOCOL_FEATURES)));
+	FUZZ_CHECK(
+		!(features & ~(UINT64_C(7) | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC |
+			       WIRE_F_EVENT_IDX | WIRE_F_PROTOCOL_FEATURES | WIRE_F_RING_PACKED)));
 }
 
 /* Reads what is to be read, writes what is to be written. */
@@ -199,7 +202,8 @@ static uint64_t make_features(struct peer *peer, bool protocol)
 					  WIRE_P_RESET_DEVICE | WIRE_P_CONFIGURE_MEM_SLOTS |
 					  WIRE_P_LOG_SHMFD | WIRE_P_INFLIGHT_SHMFD
 				: 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
-					  WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL;
+					  WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL |
+					  WIRE_F_RING_PACKED;
 	uint8_t how = fuzz_u8(&peer->in);
 
 	switch (how & 3) {
@@ -260,6 +264,9 @@ static void make_plan(struct peer *peer, uint32_t request, struct plan *plan)
 		p->state.num = request == WIRE_SET_VRING_NUM	  ? 1u << (value >> 2 & 15)
 			       : request == WIRE_SET_VRING_ENABLE ? value >> 2 & 1
 								  : (value >> 2) * 1041u;
+		if (request == WIRE_SET_VRING_BASE && packed)
+			p->state.num = (value >> 2 & 15) * 0x00010001u |
+				       (value >> 6) * 0x80000000u | (value >> 7) * 0x8000u;
 		plan->size = sizeof(p->state);
 		return;
 	case WIRE_SET_VRING_ADDR:
@@ -292,8 +299,8 @@ static void make_plan(struct peer *peer, uint32_t request, struct plan *plan)
 		value = fuzz_u8(&peer->in);
 		p->inflight.queues = 1 + (value & 3);
 		p->inflight.queue_size = (uint16_t)(1u << (value >> 2 & 15));
-		p->inflight.size =
-			p->inflight.queues * gr__inflight_queue_size(p->inflight.queue_size);
+		p->inflight.size = p->inflight.queues *
+				   gr__inflight_queue_size(p->inflight.queue_size, value & 0x40);
 		p->inflight.offset = value & 0x40 ? SLOT : 0;
 		plan->size = value & 0x80 ? WIRE_INFLIGHT_SHORT : sizeof(p->inflight);
 		if (request == WIRE_SET_INFLIGHT_FD)
@@ -381,10 +388,10 @@ static void check_accepted(const struct plan *plan, uint32_t request)
 		return;
 	case WIRE_SET_VRING_NUM:
 		FUZZ_CHECK(p->state.num && p->state.num <= 256 &&
-			   !(p->state.num & (p->state.num - 1)));
+			   (!(p->state.num & (p->state.num - 1)) || packed));
 		/* fall through */
 	case WIRE_SET_VRING_BASE:
-		FUZZ_CHECK(p->state.num <= UINT16_MAX);
+		FUZZ_CHECK(p->state.num <= UINT16_MAX || packed);
 		/* fall through */
 	case WIRE_SET_VRING_ENABLE:
 		FUZZ_CHECK(p->state.index < peer_queues);
@@ -529,6 +536,12 @@ static void put_request(struct peer *peer, unsigned which)
 	off_t at = (off_t)(which * SLOT);
 	uint16_t idx;
 
+	if (packed) { /* the first of its ring, in round 1 */
+		uint16_t flags = desc.flags | WIRE_DESC_AVAIL;
+
+		desc.next = flags;
+		desc.flags = which;
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		int file = peer->files[i];
 
@@ -556,7 +569,8 @@ static void step_kick(struct peer *peer)
 static void set_up(struct peer *peer, uint8_t how)
 {
 	const uint64_t features = 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC |
-				  WIRE_F_PROTOCOL_FEATURES | (how & 8 ? WIRE_F_EVENT_IDX : 0);
+				  WIRE_F_PROTOCOL_FEATURES | (how & 8 ? WIRE_F_EVENT_IDX : 0) |
+				  ((how & 0x50) == 0x40 ? WIRE_F_RING_PACKED : 0);
 	struct wire_table table = {.count = 4};
 	int fds[4];
 
@@ -676,6 +690,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct gr_vhost *own = NULL;
 	uint8_t how = fuzz_u8(&peer.in);
 
+	packed = false;
 	if (!server) {
 		server = front_server(&ops, NULL, QUEUES, 2);
 		before = fuzz_ledger_now();

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a hostile guest writes into a virtqueue: descriptors, indirect tables and available rings,
- * also while the device reads them (words are flipped before chosen reads), with memory that comes
- * and goes and rings that move. Devices: one that writes into its buffers and completes when the
- * input says, and the disk of `guestram serve blk`.
+ * What a hostile guest writes into a virtqueue, split or packed: descriptors, indirect tables,
+ * available rings and wishes, also while the device reads them (words are flipped before chosen
+ * reads), with memory that comes and goes and rings that move. Devices: one that writes into its
+ * buffers and completes when the input says, and the disk of `guestram serve blk`.
  *
  * Kept: nothing outside the guest's memory is touched; inside, only buffers for the device and the
  * used ring; the used ring gets each request once, and nothing else.
@@ -177,6 +177,10 @@ static void place(struct ring *ring)
 	uint64_t avail = sizeof(struct wire_avail) + guest.num * 2;
 	uint64_t used = sizeof(struct wire_used) + guest.num * 8;
 
+	if (guest.packed) {
+		avail = used = sizeof(uint32_t);
+		event = 0;
+	}
 	if (ring->tight) {
 		guest.desc = REGION - desc;
 		guest.avail = 2 * REGION - avail - event / 2;
@@ -199,17 +203,16 @@ static void tell_addr(struct ring *ring)
 	front_must(&ring->front, WIRE_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
 }
 
-static void start(struct ring *ring, uint16_t base)
+static void start(struct ring *ring, uint32_t base)
 {
 	struct wire_vring_state state = {0, base}, on = {0, 1};
 	uint64_t index = 0;
 
-	guest_restart();
+	guest_restart(base);
 	front_must(&ring->front, WIRE_SET_VRING_BASE, &state, sizeof(state), NULL, 0);
 	tell_addr(ring);
 	front_must(&ring->front, WIRE_SET_VRING_ENABLE, &on, sizeof(on), NULL, 0);
 	front_must(&ring->front, WIRE_SET_VRING_KICK, &index, sizeof(index), &ring->kick, 1);
-	guest.avail_idx = base;
 }
 
 static bool check_now(void *unused)
@@ -254,7 +257,7 @@ static void stop_and_start(struct ring *ring)
 {
 	struct wire_vring_state state = {0, 0};
 	uint8_t how = fuzz_u8(&ring->in);
-	uint16_t base;
+	uint32_t base;
 
 	ring->deferring = false;
 	complete_held(ring, 0);
@@ -262,10 +265,10 @@ static void stop_and_start(struct ring *ring)
 		      0);
 	front_process(&ring->front);
 	FUZZ_CHECK(front_answer(&ring->front));
-	base = (uint16_t)ring->front.payload.state.num;
+	base = ring->front.payload.state.num;
 	settle(ring);
 	if (how & 1)
-		base = fuzz_u16(&ring->in);
+		base = guest.packed ? fuzz_u32(&ring->in) : fuzz_u16(&ring->in);
 	if (how & 2) {
 		struct wire_vring_state num = {0, 2u << (how >> 4) % 8};
 
@@ -275,8 +278,11 @@ static void stop_and_start(struct ring *ring)
 	if (how & 4)
 		ring->tight = !ring->tight;
 	place(ring);
-	if (how & 8)
+	if (how & 8 && !guest.packed)
 		guest_write_u16(guest.used + 2, fuzz_u16(&ring->in));
+	if (guest.packed) /* an index past the ring is refused */
+		base = (base & 0x80008000) | (base >> 16 & 0x7fff) % guest.num << 16 |
+		       (base & 0x7fff) % guest.num;
 	if (guest.absent && ring->tight)
 		ring->tight = false, place(ring);
 	start(ring, base);
@@ -309,10 +315,14 @@ static void move_ring(struct ring *ring)
 	guest_leave_ring();
 	ring->tight = !ring->tight;
 	place(ring);
-	guest_write_u16(guest.used + 2, q->used_idx); /* the worker sleeps */
-	guest_write_u16(guest.avail + 2, q->last_avail);
-	guest.avail_idx = q->last_avail;
+	guest.avail_idx = guest.take_at = q->last_avail; /* the worker sleeps */
+	guest.avail_wrap = q->avail_wrap;
 	guest.seen_used = q->used_idx;
+	guest.seen_wrap = q->used_wrap;
+	if (!guest.packed) {
+		guest_write_u16(guest.used + 2, q->used_idx);
+		guest_write_u16(guest.avail + 2, q->last_avail);
+	}
 	tell_addr(ring);
 	settle(ring);
 }
@@ -344,8 +354,23 @@ static void add_flip(struct ring *ring)
 	guest_flip(&flip);
 }
 
+static void put_desc(uint64_t offset, const struct wire_desc *desc)
+{
+	struct wire_packed_desc packed = guest_packed(desc);
+
+	guest_write(offset, guest.packed ? (const void *)&packed : desc, sizeof(*desc));
+}
+
 static void publish(struct ring *ring, uint16_t head)
 {
+	if (guest.packed) { /* what stands at the next place, or at another one */
+		struct wire_packed_desc desc;
+
+		memcpy(&desc, guest.memory + guest.desc + head % guest.num * sizeof(desc),
+		       sizeof(desc));
+		guest_add(&(struct wire_desc){desc.addr, desc.length, desc.flags, desc.id});
+		return;
+	}
 	guest_write_u16(guest.avail + 4 + (guest.avail_idx & (guest.num - 1)) * 2u, head);
 	guest.avail_idx++;
 	guest_write_u16(guest.avail + 2, guest.avail_idx);
@@ -363,7 +388,7 @@ static void put_request(struct ring *ring)
 	struct wire_desc descs[10] = {
 		{guest_gpa(0) + DATA, sizeof(header), WIRE_DESC_NEXT, 1},
 	};
-	uint16_t first = how & 1 ? 0 : fuzz_u8(&ring->in), count = 1;
+	uint16_t first = how & 1 || guest.packed ? 0 : fuzz_u8(&ring->in), count = 1;
 	bool to_guest = type & 0x80;
 	uint64_t table;
 
@@ -382,11 +407,24 @@ static void put_request(struct ring *ring)
 		table = TABLES + (how >> 5) * 512;
 		for (uint16_t i = 0; i < count; i++) {
 			descs[i].next = (uint16_t)(i + 1);
-			guest_write(table + i * 16u, &descs[i], sizeof(descs[i]));
+			put_desc(table + i * 16u, &descs[i]);
 		}
 		all.addr = guest_gpa(0) + table;
+		if (guest.packed) {
+			all.next = fuzz_u8(&ring->in);
+			guest_add(&all);
+			goto kick;
+		}
 		first = fuzz_u8(&ring->in) % guest.num;
 		guest_write(guest.desc + first * 16u, &all, sizeof(all));
+	} else if (guest.packed) {
+		uint16_t id = fuzz_u8(&ring->in);
+
+		for (uint16_t i = 0; i < count; i++) {
+			descs[i].next = id;
+			guest_add(&descs[i]);
+		}
+		goto kick;
 	} else {
 		for (uint16_t i = 0; i < count; i++) {
 			uint16_t at = (first + i) % guest.num;
@@ -396,6 +434,7 @@ static void put_request(struct ring *ring)
 		}
 	}
 	publish(ring, first % guest.num);
+kick:
 	if (how & 2) {
 		eventfd_write(ring->kick, 1);
 		settle(ring);
@@ -415,24 +454,39 @@ static void one_step(struct ring *ring)
 	case 0:
 		at = fuzz_u8(in) % guest.num;
 		desc = take_desc(in);
-		guest_write(guest.desc + at * 16u, &desc, sizeof(desc));
+		if (code & 0x80 && guest.packed) {
+			guest_add(&desc);
+			break;
+		}
+		put_desc(guest.desc + at * 16u, &desc);
 		if (code & 0x80)
 			publish(ring, at);
 		break;
 	case 1:
 		at = fuzz_u8(in);
 		desc = take_desc(in);
-		guest_write(TABLES + at * 16u, &desc, sizeof(desc));
+		put_desc(TABLES + at * 16u, &desc);
 		break;
 	case 2:
 		publish(ring, code & 0x80 ? fuzz_u16(in) : fuzz_u8(in) % guest.num);
 		break;
 	case 3:
+		if (guest.packed) { /* what it makes available next stands elsewhere */
+			at = fuzz_u8(in);
+			guest.avail_idx = at % guest.num;
+			guest.avail_wrap = code & 0x80;
+			break;
+		}
 		guest.avail_idx =
 			code & 0x80 ? fuzz_u16(in) : (uint16_t)(guest.avail_idx + fuzz_u8(in) % 16);
 		guest_write_u16(guest.avail + 2, guest.avail_idx);
 		break;
 	case 4:
+		if (guest.packed) {
+			guest_write_u16(guest.avail + 2, fuzz_u8(in));
+			guest_write_u16(guest.avail, fuzz_u16(in));
+			break;
+		}
 		guest_write_u16(guest.avail, fuzz_u8(in));
 		if (guest.event_idx && !ring->short_of_room)
 			guest_write_u16(guest.avail + 4 + guest.num * 2, fuzz_u16(in));
@@ -514,6 +568,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	guest.indirect = !(how & 16);
 	ring.tight = how & 8;
 	ring.short_of_room = how & 64;
+	guest.packed = how & 128;
+	if (guest.packed && shape & 128) /* of any size */
+		guest.num = num.num -= 1 + (shape >> 3 & 15) % (num.num / 2);
+	features |= guest.packed ? WIRE_F_RING_PACKED : 0;
 	features |= guest.event_idx ? WIRE_F_EVENT_IDX : 0;
 	features |= guest.indirect ? WIRE_F_INDIRECT_DESC : 0;
 	for (unsigned i = 0; i < REGIONS; i++) {
@@ -526,7 +584,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		   fds, REGIONS);
 	front_must(&ring.front, WIRE_SET_VRING_NUM, &num, sizeof(num), NULL, 0);
 	place(&ring);
-	start(&ring, 0);
+	start(&ring, guest.packed ? 0x80008000 : 0);
 	settle(&ring);
 	for (unsigned i = 0; i < STEPS && ring.in.left; i++)
 		one_step(&ring);

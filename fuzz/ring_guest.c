@@ -205,6 +205,8 @@ void guest_close(void)
 
 static uint64_t used_size(void)
 {
+	if (guest.packed)
+		return sizeof(uint32_t);
 	return sizeof(struct wire_used) + guest.num * sizeof(struct wire_used_elem) +
 	       (guest.event_idx && guest.used % REGION <= REGION - 6 - guest.num * 8
 			? sizeof(uint16_t)
@@ -235,8 +237,9 @@ static void note_piece(struct piece piece)
  * by flips, by requests of the same batch that were completed already, or by itself into its own
  * ring.
  */
-static void compare_request(const struct gr_vhost_request *request, unsigned head)
+static void compare_request(const struct gr_vhost_request *request, const struct gr__slot *slot)
 {
+	unsigned head = guest.packed ? guest.take_at : slot->head;
 	static struct parsed parsed;
 	struct piece piece;
 	bool well_formed;
@@ -247,6 +250,7 @@ static void compare_request(const struct gr_vhost_request *request, unsigned hea
 	if (parsed.odd_table && guest.piece_count)
 		return;
 	FUZZ_CHECK_SAY(well_formed, "head %u", head);
+	FUZZ_CHECK(!guest.packed || (parsed.id == slot->head && parsed.count == slot->count));
 	FUZZ_CHECK(parsed.error == (request->error != 0));
 	FUZZ_CHECK_SAY(parsed.out_count == request->out_count &&
 			       parsed.in_count == request->in_count,
@@ -261,12 +265,34 @@ static void compare_request(const struct gr_vhost_request *request, unsigned hea
 	}
 }
 
+static const struct gr__queue *queue(void)
+{
+	return guest.worker->queues[0];
+}
+
+/* How far the device is; on the worker. A packed ring does not tell. */
 static uint16_t used_idx(void)
 {
 	uint16_t idx;
 
+	if (guest.packed)
+		return queue()->used_idx;
 	memcpy(&idx, guest.memory + guest.used + 2, sizeof(idx));
 	return idx;
+}
+
+/* Two with one id, that have different numbers of descriptors: who can tell which one came back? */
+static void note_given(const struct gr__slot *slot, uint64_t room)
+{
+	struct given given = {room, slot->head, slot->count};
+
+	for (unsigned i = 0; guest.packed && i < guest.outstanding; i++)
+		if (guest.given[i].id == given.id && guest.given[i].count != given.count)
+			guest.self_damage = true;
+	if (guest.outstanding < RING_MAX)
+		guest.given[guest.outstanding++] = given;
+	else
+		guest.self_damage = true; /* by more than the ring has: seen below */
 }
 
 void guest_note_request(const struct gr_vhost_request *request)
@@ -275,8 +301,10 @@ void guest_note_request(const struct gr_vhost_request *request)
 	uint64_t out = 0, in = 0;
 
 	FUZZ_CHECK(request->out_count + request->in_count <= GR_VHOST_SEGMENTS_MAX);
-	FUZZ_CHECK(slot->head < guest.num);
-	compare_request(request, slot->head);
+	FUZZ_CHECK(guest.packed ? slot->count && queue()->taken <= guest.num
+				: slot->head < guest.num);
+	compare_request(request, slot);
+	guest.take_at = (uint16_t)((guest.take_at + slot->count) % guest.num);
 	for (unsigned i = 0; i < request->out_count; i++)
 		out += find_piece(&request->out[i]).length;
 	for (unsigned i = 0; i < request->in_count; i++) {
@@ -287,29 +315,78 @@ void guest_note_request(const struct gr_vhost_request *request)
 	}
 	FUZZ_CHECK(out == request->out_length && in == request->in_length);
 	FUZZ_CHECK(!request->error || (request->error == -14 && !request->out_count));
-	guest.taken[slot->head]++;
-	if (in > guest.room[slot->head])
-		guest.room[slot->head] = in;
-	guest.outstanding++;
+	note_given(slot, in);
 	/* what it has published since our last look, it does not have any more */
-	FUZZ_CHECK(guest.outstanding - (uint16_t)(used_idx() - guest.seen_used) <= guest.num ||
-		   guest.self_damage);
+	FUZZ_CHECK(guest.packed || guest.self_damage ||
+		   guest.outstanding - (uint16_t)(used_idx() - guest.seen_used) <= guest.num);
 }
 
-void guest_leave_ring(void)
+static void let_write(uint64_t offset, uint64_t length)
 {
 	if (guest.piece_count == PIECES_MAX)
 		guest.pieces_lost = true;
 	else
-		guest.pieces[guest.piece_count++] = (struct piece){guest.used, used_size()};
+		guest.pieces[guest.piece_count++] = (struct piece){offset, length};
 }
 
-void guest_restart(void)
+void guest_leave_ring(void)
 {
-	guest.seen_used = used_idx();
-	memset(guest.taken, 0, sizeof(guest.taken));
-	memset(guest.room, 0, sizeof(guest.room));
+	let_write(guest.used, used_size());
+	if (guest.packed)
+		let_write(guest.desc, guest.num * sizeof(struct wire_packed_desc));
+}
+
+void guest_restart(uint32_t base)
+{
 	guest.outstanding = 0;
+	if (!guest.packed) {
+		guest.avail_idx = (uint16_t)base;
+		guest.seen_used = used_idx();
+		return;
+	}
+	guest.avail_idx = guest.take_at = base & 0x7fff;
+	guest.avail_wrap = base & WIRE_WRAP;
+	guest.seen_used = base >> 16 & 0x7fff;
+	guest.seen_wrap = base >> 31;
+}
+
+struct wire_packed_desc guest_packed(const struct wire_desc *desc)
+{
+	return (struct wire_packed_desc){desc->addr, desc->length, desc->next, desc->flags};
+}
+
+void guest_add(const struct wire_desc *desc)
+{
+	struct wire_packed_desc packed = guest_packed(desc);
+
+	packed.flags &= (uint16_t) ~(WIRE_DESC_AVAIL | WIRE_DESC_USED);
+	packed.flags |= guest.avail_wrap ? WIRE_DESC_AVAIL : WIRE_DESC_USED;
+	guest_write(guest.desc + guest.avail_idx * sizeof(packed), &packed, sizeof(packed));
+	if (++guest.avail_idx == guest.num) {
+		guest.avail_idx = 0;
+		guest.avail_wrap = !guest.avail_wrap;
+	}
+}
+
+static void trust(uint64_t offset, uint64_t length)
+{
+	memcpy(guest.shadow + offset, guest.memory + offset, length);
+}
+
+/* One came back: of those with its id the one with least room that it fits in. */
+static unsigned take_back(uint32_t id, uint64_t length)
+{
+	unsigned best = guest.outstanding, count;
+
+	for (unsigned i = 0; i < guest.outstanding; i++)
+		if (guest.given[i].id == id && guest.given[i].room >= length &&
+		    (best == guest.outstanding || guest.given[i].room < guest.given[best].room))
+			best = i;
+	FUZZ_CHECK_SAY(best < guest.outstanding, "buffer %u of %llu bytes", id,
+		       (unsigned long long)length);
+	count = guest.given[best].count;
+	guest.given[best] = guest.given[--guest.outstanding];
+	return count;
 }
 
 /* Each new entry of the used ring is one request that the device had. */
@@ -324,24 +401,42 @@ static void check_used(void)
 		       guest.memory + guest.used + sizeof(struct wire_used) +
 			       (guest.seen_used & (guest.num - 1)) * sizeof(elem),
 		       sizeof(elem));
-		FUZZ_CHECK_SAY(elem.id < guest.num && guest.taken[elem.id], "descriptor %u",
-			       elem.id);
-		FUZZ_CHECK(elem.length <= guest.room[elem.id]);
-		guest.taken[elem.id]--;
-		guest.outstanding--;
+		FUZZ_CHECK(elem.id <= UINT16_MAX);
+		take_back(elem.id, elem.length);
 	}
 }
 
-static void trust(uint64_t offset, uint64_t length)
+/* And each descriptor that came back; of its chain the device writes no other. */
+static void check_used_packed(void)
 {
-	memcpy(guest.shadow + offset, guest.memory + offset, length);
+	if (guest.flips_done)
+		guest.self_damage = true; /* flips may have hit what it wrote */
+	while (!guest.self_damage &&
+	       (guest.seen_used != queue()->used_idx || guest.seen_wrap != queue()->used_wrap)) {
+		uint64_t at = guest.desc + guest.seen_used * sizeof(struct wire_packed_desc);
+		struct wire_packed_desc desc;
+		unsigned next;
+
+		memcpy(&desc, guest.memory + at, sizeof(desc));
+		FUZZ_CHECK((desc.flags & ~WIRE_DESC_WRITE) ==
+			   (guest.seen_wrap ? WIRE_DESC_AVAIL | WIRE_DESC_USED : 0));
+		FUZZ_CHECK(!(desc.flags & WIRE_DESC_WRITE) == !desc.length);
+		trust(at + 8, 8); /* its address is left alone */
+		next = guest.seen_used + take_back(desc.id, desc.length);
+		guest.seen_wrap ^= next >= guest.num;
+		guest.seen_used = (uint16_t)(next % guest.num);
+	}
+	if (guest.self_damage)
+		trust(guest.desc, guest.num * sizeof(struct wire_packed_desc));
 }
 
 void guest_check(void)
 {
 	if (!guest.num)
 		return;
-	if (!guest.self_damage)
+	if (guest.packed)
+		check_used_packed();
+	else if (!guest.self_damage)
 		check_used();
 	trust(guest.used, used_size());
 	for (unsigned i = 0; i < guest.piece_count; i++)

@@ -34,6 +34,12 @@ struct piece {
 	uint64_t offset, length; /* in the file */
 };
 
+struct given {
+	uint64_t room;	/* most bytes that it may have written */
+	uint16_t id;	/* split: the head */
+	uint16_t count; /* packed: descriptors */
+};
+
 struct flip {
 	unsigned at; /* before the n-th read of the ring from now on */
 	uint64_t offset;
@@ -49,15 +55,16 @@ struct guest {
 	uint8_t shadow[MEMORY];
 	unsigned num;
 	uint64_t desc, avail, used; /* offsets in the file */
-	bool event_idx, indirect;
+	bool event_idx, indirect, packed;
 	bool absent;	    /* region 1 is not mapped */
 	bool unsure;	    /* it comes or goes just now */
-	uint16_t avail_idx; /* as the guest counts */
+	uint16_t avail_idx; /* as the guest counts; of a packed ring below num, and its round */
+	bool avail_wrap;
 
 	/* of requests since the queue was started */
-	uint16_t seen_used;
-	unsigned taken[RING_MAX]; /* by head: given to the device, not in the used ring yet */
-	uint64_t room[RING_MAX];  /* by head: most bytes that one of them may have written */
+	uint16_t seen_used, take_at; /* packed: with their rounds; where the device takes next */
+	bool seen_wrap;
+	struct given given[RING_MAX]; /* to the device, and not back yet */
 	unsigned outstanding;
 	bool self_damage; /* the guest offered its ring as a buffer: what it says is void */
 
@@ -96,7 +103,8 @@ void guest_wait_asleep(void);
 /* A chain as it should be understood; false: it is malformed. */
 struct parsed {
 	bool error;
-	bool odd_table; /* an indirect table outside TABLES */
+	uint16_t id, count; /* packed */
+	bool odd_table;	    /* an indirect table outside TABLES */
 	unsigned out_count, in_count;
 	struct piece pieces[GR_VHOST_SEGMENTS_MAX]; /* out, then in */
 };
@@ -106,7 +114,11 @@ bool guest_parse(unsigned head, struct parsed *parsed);
 void guest_check(void);
 /* The ring moves: until the device is told it may write to where it was. */
 void guest_leave_ring(void);
-/* A queue was (re)started with the used ring as it is in memory. */
-void guest_restart(void);
+/* A queue was (re)started: split with the used ring as it is in memory, packed at @base. */
+void guest_restart(uint32_t base);
+/* Packed: the next descriptor that the guest makes available. */
+void guest_add(const struct wire_desc *desc);
+/* As a split ring's, in a packed ring's layout. */
+struct wire_packed_desc guest_packed(const struct wire_desc *desc);
 
 #endif

@@ -65,6 +65,48 @@ static bool add_pieces(struct parsed *parsed, unsigned *count, uint64_t gpa, uin
 	return true;
 }
 
+static void read_ring(unsigned index, struct wire_packed_desc *desc)
+{
+	memcpy(desc, guest.memory + guest.desc + index * sizeof(*desc), sizeof(*desc));
+}
+
+/* Those of a packed indirect table, from @count on in @descs. */
+static int collect_table(const struct wire_packed_desc *by, struct parsed *parsed,
+			 struct wire_desc *descs, unsigned count)
+{
+	if (!guest.indirect || by->flags & WIRE_DESC_NEXT || !by->length || by->length % 16 ||
+	    by->length > GR_VHOST_SEGMENTS_MAX * 16 || !is_memory(by->addr, by->length))
+		return -1;
+	parsed->odd_table = by->addr < guest_gpa(0) + TABLES || by->length > TABLES_SIZE ||
+			    by->addr - guest_gpa(0) > TABLES + TABLES_SIZE - by->length;
+	for (uint64_t i = 0; i < by->length / 16; i++) {
+		struct wire_packed_desc desc;
+
+		read_guest(by->addr + i * 16, &desc, sizeof(desc));
+		descs[count++] =
+			(struct wire_desc){desc.addr, desc.length, desc.flags & WIRE_DESC_WRITE, 0};
+	}
+	return (int)count;
+}
+
+/* As collect(), of the chain that begins at @at in a packed ring. */
+static int collect_packed(unsigned at, struct parsed *parsed, struct wire_desc *descs)
+{
+	for (unsigned count = 0; count < guest.num; count++) {
+		struct wire_packed_desc desc;
+
+		read_ring((at + count) % guest.num, &desc);
+		parsed->id = desc.id;
+		parsed->count++;
+		if (desc.flags & WIRE_DESC_INDIRECT)
+			return collect_table(&desc, parsed, descs, count);
+		descs[count] = (struct wire_desc){desc.addr, desc.length, desc.flags, 0};
+		if (!(desc.flags & WIRE_DESC_NEXT))
+			return (int)count + 1;
+	}
+	return -1;
+}
+
 /* Descriptors in order into @descs; how many, or -1 when the chain is malformed. */
 static int collect(unsigned head, struct parsed *parsed, struct wire_desc *descs, unsigned max)
 {
@@ -114,7 +156,8 @@ bool guest_parse(unsigned head, struct parsed *parsed)
 	int count, i;
 
 	memset(parsed, 0, sizeof(*parsed));
-	count = collect(head, parsed, descs, COUNT_OF(descs));
+	count = guest.packed ? collect_packed(head, parsed, descs)
+			     : collect(head, parsed, descs, COUNT_OF(descs));
 	if (count < 0)
 		return false;
 	for (i = 0; i < count; i++) {

@@ -210,7 +210,8 @@ static bool note_progress(void *arg)
 	for (unsigned i = 0; i < round->worker->queue_count; i++) {
 		const struct gr__queue *q = round->worker->queues[i];
 
-		round->progress += q->requests + q->in_flight + q->broken_times + q->last_avail;
+		round->progress += q->requests + q->in_flight + q->broken_times + q->last_avail +
+				   q->avail_wrap;
 	}
 	return true;
 }

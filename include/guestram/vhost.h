@@ -18,8 +18,8 @@
  *            guest ─kick─ worker threads: ring → handler → … → gr_vhost_complete() → ring ─call─
  *
  * Protocol: vhost-user with MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS, RESET_DEVICE, LOG_SHMFD
- * (live migration), INFLIGHT_SHMFD (recovery after a crash); virtio 1.x split rings with indirect
- * descriptors and event index. See docs/vhost.md.
+ * (live migration), INFLIGHT_SHMFD (recovery after a crash); virtio 1.x rings, split and packed,
+ * with indirect descriptors and event index. See docs/vhost.md.
  */
 #ifndef GUESTRAM_VHOST_H
 #define GUESTRAM_VHOST_H
@@ -114,7 +114,7 @@ struct gr_vhost_ops {
  * @ops, @context: the device
  * @queues:      it has at most, 1 to 256; 0: 1
  * @threads:     workers, at most @queues; 0: one for each queue
- * @queue_size_max: a power of two, 2 to 32768; 0: 1024
+ * @queue_size_max: entries of a ring, split or packed: a power of two, 2 to 32768; 0: 1024
  * @log, @log_context: lines for people; NULL: nowhere. May run on any thread of the server.
  */
 struct gr_vhost_opts {

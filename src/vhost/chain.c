@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From a chain of descriptors to the pieces of a request. All that is read here is hostile: each
- * descriptor is read once, loops end at the ring's size, tables and pieces are bounded.
+ * From a chain of descriptors to the pieces of a request, for both layouts of a ring. All that is
+ * read here is hostile: each descriptor is read once, loops end at the ring's size, tables and
+ * pieces are bounded.
+ *
+ * Split: a descriptor names the next one. Packed: the next one follows in the ring (round its end),
+ * or in an indirect table to its last one; in the record of requests in flight it follows by our
+ * own copy of the links. The last descriptor in the ring has the buffer's id.
  *
  * A chain that breaks the rules of the ring is -EPROTO and ends the queue. One that keeps them but
  * names memory that is not there is a request with an error, which the device answers.
  *
  * Context: the queue's worker, in a read section.
  */
-#include "vhost/queue.h"
+#include "vhost/layout.h"
 #include <errno.h>
 
 struct walk {
@@ -21,14 +26,18 @@ struct walk {
 	bool bad;     /* a buffer was not in memory: only the last one counts now */
 	uint64_t last_addr;
 	uint32_t last_length;
+	/* split: the first descriptor; packed: id of the last one that was in no indirect table */
+	uint16_t head;
+	uint16_t count; /* packed: of those */
+	uint16_t entry; /* packed: where the next one of them is noted */
 };
 
-/* Where descriptors are read from: the ring's table, or an indirect one. */
+/* Where descriptors are read from: the ring, an indirect table, a record of requests in flight. */
 struct table {
-	const struct wire_desc *host; /* NULL: not in one range, read through the space */
+	const char *host; /* of descriptors; NULL: not in one range, read through the space */
 	uint64_t gpa;
 	uint32_t count;
-	bool indirect;
+	bool indirect, recorded;
 };
 
 static int fault(struct gr__queue *q, const char *what)
@@ -139,6 +148,7 @@ static int open_indirect(struct gr__queue *q, const struct wire_desc *desc, stru
 	    desc->length / sizeof(*desc) > GR_VHOST_SEGMENTS_MAX)
 		return fault(q, "an indirect table of a bad length");
 	table->indirect = true;
+	table->recorded = false;
 	table->gpa = desc->addr;
 	table->count = desc->length / sizeof(*desc);
 	table->host = gr_cursor_host(&q->table_cursor, desc->addr, desc->length, GR_READ);
@@ -148,13 +158,14 @@ static int open_indirect(struct gr__queue *q, const struct wire_desc *desc, stru
 	return 0;
 }
 
-static int read_desc(struct gr__queue *q, const struct table *table, unsigned index,
-		     struct wire_desc *desc)
+/* Bytes as they stand there. */
+static int read_bytes(struct gr__queue *q, const struct table *table, unsigned index,
+		      struct wire_desc *desc)
 {
 	uint64_t addr;
 
 	if (table->host) {
-		gr__ring_read_desc(table->host + index, desc);
+		gr__ring_read_desc(table->host + index * sizeof(*desc), desc);
 		return 0;
 	}
 	if (__builtin_add_overflow(table->gpa, (uint64_t)index * sizeof(*desc), &addr) ||
@@ -163,12 +174,56 @@ static int read_desc(struct gr__queue *q, const struct table *table, unsigned in
 	return 0;
 }
 
-static int walk_chain(struct walk *walk, const struct gr__ring *ring, uint16_t head)
+static void read_recorded(const struct gr__inflight *inflight, unsigned index,
+			  struct wire_packed_desc *desc)
+{
+	const struct wire_packed_state *state = &inflight->packed->desc[index];
+
+	desc->addr = __atomic_load_n(&state->addr, __ATOMIC_RELAXED);
+	desc->length = __atomic_load_n(&state->length, __ATOMIC_RELAXED);
+	desc->id = __atomic_load_n(&state->id, __ATOMIC_RELAXED);
+	desc->flags = __atomic_load_n(&state->flags, __ATOMIC_RELAXED);
+}
+
+/* One of a packed ring, told as a split ring would tell it. */
+static int read_packed(struct walk *walk, const struct table *table, unsigned index,
+		       struct wire_desc *desc)
 {
 	struct gr__queue *q = walk->q;
-	struct table table = {.host = ring->desc, .count = q->num};
+	struct wire_packed_desc raw;
+	int rc;
+
+	if (table->recorded) {
+		read_recorded(&q->inflight, index, &raw);
+	} else {
+		rc = read_bytes(q, table, index, desc);
+		if (rc < 0)
+			return rc;
+		memcpy(&raw, desc, sizeof(raw));
+	}
+	*desc = (struct wire_desc){raw.addr, raw.length, raw.flags, (uint16_t)(index + 1)};
+	if (table->indirect) { /* to its end; all other flags mean nothing there */
+		desc->flags &= WIRE_DESC_WRITE;
+		desc->flags |= index + 1 < table->count ? WIRE_DESC_NEXT : 0;
+		return 0;
+	}
+	walk->head = raw.id;
+	walk->count++;
+	if (table->recorded)
+		desc->next = q->inflight.next[index];
+	else if (index + 1 == table->count)
+		desc->next = 0;
+	if (q->inflight.packed && !table->recorded) {
+		gr__inflight_packed_note(&q->inflight, walk->entry, &raw);
+		walk->entry = q->inflight.next[walk->entry];
+	}
+	return 0;
+}
+
+static int walk_chain(struct walk *walk, struct table table, unsigned index, unsigned left)
+{
+	struct gr__queue *q = walk->q;
 	struct wire_desc desc;
-	unsigned index = head, left = q->num;
 
 	for (;;) {
 		int rc;
@@ -177,7 +232,8 @@ static int walk_chain(struct walk *walk, const struct gr__ring *ring, uint16_t h
 			return fault(q, "a descriptor past its table");
 		if (!left--)
 			return fault(q, "a chain that is longer than its table, or a loop");
-		rc = read_desc(q, &table, index, &desc);
+		rc = q->packed ? read_packed(walk, &table, index, &desc)
+			       : read_bytes(q, &table, index, &desc);
 		if (rc < 0)
 			return rc;
 		if (desc.flags & WIRE_DESC_INDIRECT) {
@@ -197,15 +253,35 @@ static int walk_chain(struct walk *walk, const struct gr__ring *ring, uint16_t h
 	}
 }
 
-int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t head,
-		   struct gr__slot *slot)
+static int walk_ring(struct walk *walk, const struct gr__ring *ring,
+		     const struct gr__resubmit *again)
+{
+	struct gr__queue *q = walk->q;
+	struct table table = {.host = (const char *)ring->desc, .count = q->num};
+	unsigned at = q->last_avail & (q->num - 1);
+
+	if (!q->packed) {
+		walk->head = again ? again->head : gr__ring_avail_entry(ring, at);
+		return walk_chain(walk, table, walk->head, q->num);
+	}
+	walk->entry = q->inflight.free_head;
+	/* those that we have are not there to be taken, whatever their flags say */
+	if (!again)
+		return walk_chain(walk, table, q->last_avail, q->num - q->taken);
+	table.recorded = true;
+	table.count = q->inflight.size;
+	return walk_chain(walk, table, again->head, again->count);
+}
+
+int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring,
+		   const struct gr__resubmit *again, struct gr__slot *slot)
 {
 	struct walk walk = {.q = q, .slot = slot};
 	struct gr_vhost_request *request = &slot->request;
 	int rc;
 
 	slot->hold_count = slot->target_count = 0;
-	rc = walk_chain(&walk, ring, head);
+	rc = walk_ring(&walk, ring, again);
 	if (rc >= 0 && walk.bad)
 		rc = keep_last(&walk);
 	if (rc < 0)
@@ -220,7 +296,9 @@ int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t he
 	request->in_count = walk.pieces - walk.out_pieces;
 	request->in_length = walk.in_length;
 	slot->in_length = walk.in_length;
-	slot->head = head;
+	slot->head = walk.head;
+	slot->count = again ? again->count : walk.count;
+	slot->entry = again ? again->head : q->inflight.free_head;
 	return 0;
 
 drop_holds:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* See inflight.h. */
+/* The record of a split ring. See inflight.h. */
 #include "vhost/inflight.h"
 #include <errno.h>
 #include <string.h>
@@ -57,8 +57,7 @@ static void sift(struct gr__resubmit *heap, unsigned at, unsigned count)
 	}
 }
 
-/* Oldest first. By hand: qsort() may allocate, and the counters are hostile. */
-static void sort(struct gr__resubmit *found, unsigned count)
+void gr__inflight_sort(struct gr__resubmit *found, unsigned count)
 {
 	for (unsigned i = count / 2; i--;)
 		sift(found, i, count);
@@ -89,7 +88,7 @@ int gr__inflight_begin(struct gr__inflight *inflight, uint16_t used_idx, uint32_
 			__atomic_load_n(&queue->desc[head].counter, __ATOMIC_RELAXED);
 		count++;
 	}
-	sort(found, count);
+	gr__inflight_sort(found, count);
 	inflight->counter = count ? found[count - 1].counter + 1 : 0;
 	return (int)count;
 }

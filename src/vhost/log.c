@@ -91,14 +91,23 @@ void gr__log_drop(struct gr__log *log)
 	gr__free(old);
 }
 
-bool gr__log_covers(const struct gr__log *log, uint64_t gpa, uint64_t size)
+bool gr__log_reaches(uint64_t log_size, uint64_t gpa, uint64_t size)
 {
-	const struct gr__log_view *view = log->current;
 	uint64_t last;
 
-	if (!view || !view->shared)
-		return true;
-	return gr__range_last(gpa, size, &last) && last >> GR__LOG_PAGE_SHIFT < view->pages;
+	return gr__range_last(gpa, size, &last) && last >> GR__LOG_PAGE_SHIFT >> 3 < log_size;
+}
+
+uint64_t gr__log_size(const struct gr__log *log)
+{
+	const struct gr__log_view *view = log->current;
+
+	return view && view->shared ? view->shared->size : UINT64_MAX;
+}
+
+bool gr__log_covers(const struct gr__log *log, uint64_t gpa, uint64_t size)
+{
+	return gr__log_reaches(gr__log_size(log), gpa, size);
 }
 
 void gr__log_mark(const struct gr__log_view *view, uint64_t gpa, uint64_t length)

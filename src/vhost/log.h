@@ -47,6 +47,10 @@ void gr__log_set_all(struct gr__log *log, bool all);
 /* Nothing is in flight. */
 void gr__log_drop(struct gr__log *log);
 
+/* Has a log of @log_size bytes a bit for every page of @size bytes at @gpa? Not of none. */
+bool gr__log_reaches(uint64_t log_size, uint64_t gpa, uint64_t size);
+/* Bytes of the log; without one as many as there can be, since nothing is left out then. */
+uint64_t gr__log_size(const struct gr__log *log);
 /* Can it have a bit for every page of @size bytes at @gpa? true when there is no log. */
 bool gr__log_covers(const struct gr__log *log, uint64_t gpa, uint64_t size);
 

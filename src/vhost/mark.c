@@ -2,7 +2,8 @@
 /*
  * What we and the device wrote into guest memory, marked: for clients in this process
  * (<guestram/dirty.h>) and in the front-end's log (log.h). Exactly the bytes that were written: of
- * a ring the used elements, index, flags and event index; of a request what the device says.
+ * a ring the used elements, index, flags and event index, or the descriptors that were given back;
+ * of a request what the device says.
  *
  * While nobody asks, a mark is a read section, two loads and a test.
  */
@@ -51,14 +52,27 @@ void gr__slot_mark(struct gr__slot *slot, const void *host, uint64_t length)
 	}
 }
 
-void gr__queue_mark_used(struct gr__queue *q, const struct gr__ring *ring, uint64_t offset,
-			 uint64_t length)
+/* Of a ring: @length bytes that are logged at @gpa. */
+static void mark_ring(struct gr__queue *q, const void *host, uint64_t gpa, uint64_t length)
 {
 	const struct gr__log_view *log = NULL;
 
-	gr_mark_host((const char *)ring->used + offset, length);
+	gr_mark_host(host, length);
 	if (gr_unlikely(q->addr.flags & WIRE_VRING_LOG))
 		log = gr__log_view(&q->server->dirty_log);
 	if (log)
-		gr__log_mark(log, q->addr.log + offset, length);
+		gr__log_mark(log, gpa, length);
+}
+
+void gr__queue_mark_used(struct gr__queue *q, const struct gr__ring *ring, uint64_t offset,
+			 uint64_t length)
+{
+	mark_ring(q, (const char *)ring->used + offset, q->addr.log + offset, length);
+}
+
+void gr__queue_mark_desc(struct gr__queue *q, const struct gr__ring *ring, unsigned at,
+			 unsigned count)
+{
+	mark_ring(q, &ring->packed[at], q->desc_gpa + at * sizeof(*ring->packed),
+		  count * sizeof(*ring->packed));
 }

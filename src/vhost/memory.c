@@ -303,6 +303,19 @@ delete_fresh:
 	return rc;
 }
 
+bool gr__memory_find_uaddr(const struct gr__memory *memory, uint64_t uaddr, uint64_t *gpa)
+{
+	for (unsigned i = 0; i < memory->count; i++) {
+		const struct wire_region *wire = &memory->regions[i].wire;
+
+		if (uaddr - wire->uaddr >= wire->size)
+			continue;
+		*gpa = wire->gpa + (uaddr - wire->uaddr);
+		return true;
+	}
+	return false;
+}
+
 int gr__memory_clear(struct gr__memory *memory)
 {
 	drop_leftovers(memory);

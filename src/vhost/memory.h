@@ -58,6 +58,8 @@ int gr__memory_set(struct gr__memory *memory, const struct wire_region *regions,
 		   unsigned count);
 int gr__memory_add(struct gr__memory *memory, const struct wire_region *region, int fd);
 int gr__memory_remove(struct gr__memory *memory, const struct wire_region *region);
+/* The guest's address of @uaddr, and true; false: no region has it. The server's thread. */
+bool gr__memory_find_uaddr(const struct gr__memory *memory, uint64_t uaddr, uint64_t *gpa);
 /* The connection ended: all regions go. -ENOMEM: not all could, so nobody else may come yet. */
 int gr__memory_clear(struct gr__memory *memory);
 

@@ -24,7 +24,7 @@ struct entry {
 static uint64_t features(const struct gr_vhost *server)
 {
 	return server->ops->features | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
-	       WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL;
+	       WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL | WIRE_F_RING_PACKED;
 }
 
 static void reset_device(struct gr_vhost *server)
@@ -38,7 +38,7 @@ void gr__protocol_forget(struct gr_vhost *server)
 {
 	reset_device(server);
 	gr__log_drop(&server->dirty_log);
-	gr__shared_unmap(&server->inflight);
+	gr__inflight_forget(server);
 }
 
 /* --------------------------------------------------------------------------------- handlers */
@@ -64,6 +64,13 @@ static int set_features(struct gr_vhost *server, struct gr__message *message,
 		rc = gr__memory_check_log(server);
 		if (rc < 0)
 			return rc;
+	}
+	if ((value ^ server->connection.features) & WIRE_F_RING_PACKED) {
+		if (gr__rings_started(server))
+			return gr__fail(-EBUSY, "another layout of rings, while one is running");
+		gr__inflight_forget(server); /* it was of the other layout */
+		gr__vhost_log(server, GR_LOG_INFO, "rings are %s from now on",
+			      value & WIRE_F_RING_PACKED ? "packed" : "split");
 	}
 	server->connection.features = value;
 	gr__log_set_all(&server->dirty_log, value & WIRE_F_LOG_ALL);

@@ -38,8 +38,11 @@ void gr__rings_forget(struct gr_vhost *server);
 void gr__rings_inflight(struct gr_vhost *server);
 /* Is a ring started? */
 bool gr__rings_started(const struct gr_vhost *server);
-/* Bytes of a used ring, with its event index. */
-uint64_t gr__ring_used_size(const struct gr__queue *q);
+/* Would a log of @log_size bytes have a bit for all that we write of a ring at @addr? */
+bool gr__ring_is_logged_within(const struct gr__queue *q, const struct wire_vring_addr *addr,
+			       uint64_t desc_gpa, uint64_t log_size);
+/* The memory table has changed: where the guest has them may have, too. */
+void gr__rings_moved(struct gr_vhost *server);
 
 int gr__handle_set_vring_num(struct gr_vhost *server, struct gr__message *message,
 			     struct gr__reply *reply);
@@ -74,6 +77,8 @@ int gr__handle_set_log_fd(struct gr_vhost *server, struct gr__message *message,
 			  struct gr__reply *reply);
 int gr__handle_get_inflight_fd(struct gr_vhost *server, struct gr__message *message,
 			       struct gr__reply *reply);
+/* No ring is started. */
+void gr__inflight_forget(struct gr_vhost *server);
 int gr__handle_set_inflight_fd(struct gr_vhost *server, struct gr__message *message,
 			       struct gr__reply *reply);
 

@@ -5,6 +5,7 @@
  */
 #include "base/error.h"
 #include "base/range.h"
+#include "os/alloc.h"
 #include "os/event.h"
 #include "os/file.h"
 #include "vhost/protocol.h"
@@ -30,8 +31,9 @@ static int check_logged(const struct gr_vhost *server, const struct wire_region 
 }
 
 /* Rings that waited for memory find it. */
-static void wake_workers(struct gr_vhost *server)
+static void table_changed(struct gr_vhost *server)
 {
+	gr__rings_moved(server);
 	for (unsigned i = 0; i < server->worker_count; i++)
 		gr__worker_wake(&server->workers[i]);
 }
@@ -54,7 +56,7 @@ int gr__handle_set_mem_table(struct gr_vhost *server, struct gr__message *messag
 	rc = check_logged(server, table->regions, count);
 	if (!rc)
 		rc = gr__memory_set(&server->memory, table->regions, message->fds, count);
-	wake_workers(server);
+	table_changed(server);
 	return rc;
 }
 
@@ -75,7 +77,7 @@ int gr__handle_add_mem_reg(struct gr_vhost *server, struct gr__message *message,
 	(void)reply;
 	if (!rc)
 		rc = gr__memory_add(&server->memory, region, message->fds[0]);
-	wake_workers(server);
+	table_changed(server);
 	return rc;
 }
 
@@ -103,14 +105,6 @@ int gr__memory_check_log(const struct gr_vhost *server)
 	return 0;
 }
 
-/* Has a log of @size bytes a bit for the last of them? */
-static bool reaches(uint64_t size, uint64_t gpa, uint64_t length)
-{
-	uint64_t last;
-
-	return gr__range_last(gpa, length, &last) && last >> GR__LOG_PAGE_SHIFT >> 3 < size;
-}
-
 int gr__handle_set_log_base(struct gr_vhost *server, struct gr__message *message,
 			    struct gr__reply *reply)
 {
@@ -120,7 +114,7 @@ int gr__handle_set_log_base(struct gr_vhost *server, struct gr__message *message
 	for (unsigned i = 0; i < server->memory.count; i++) {
 		const struct wire_region *region = &server->memory.regions[i].wire;
 
-		if (!reaches(log->size, region->gpa, region->size))
+		if (!gr__log_reaches(log->size, region->gpa, region->size))
 			return gr__fail(-ERANGE,
 					"a log of %#llx bytes does not reach the region of %#llx "
 					"bytes at %#llx",
@@ -131,8 +125,7 @@ int gr__handle_set_log_base(struct gr_vhost *server, struct gr__message *message
 	for (unsigned i = 0; i < server->queue_count; i++) {
 		const struct gr__queue *q = &server->queues[i];
 
-		if (q->addr_set && q->addr.flags & WIRE_VRING_LOG &&
-		    !reaches(log->size, q->addr.log, gr__ring_used_size(q)))
+		if (q->addr_set && !gr__ring_is_logged_within(q, &q->addr, q->desc_gpa, log->size))
 			return gr__fail(-ERANGE, "a log of %#llx bytes does not reach queue %u",
 					(unsigned long long)log->size, i);
 	}
@@ -173,6 +166,13 @@ static int check_inflight(const struct gr_vhost *server, const struct wire_infli
 	return 0;
 }
 
+/* Bytes of one queue's part. */
+static uint64_t part_size(const struct gr_vhost *server, const struct wire_inflight *inflight)
+{
+	return gr__inflight_queue_size(inflight->queue_size,
+				       server->connection.features & WIRE_F_RING_PACKED);
+}
+
 /* Fresh memory, all zero, which no process can cut short. */
 static int make_inflight(uint64_t size)
 {
@@ -199,7 +199,7 @@ int gr__handle_get_inflight_fd(struct gr_vhost *server, struct gr__message *mess
 		return rc;
 	*inflight = message->payload.inflight;
 	inflight->offset = 0;
-	inflight->size = inflight->queues * gr__inflight_queue_size(inflight->queue_size);
+	inflight->size = inflight->queues * part_size(server, inflight);
 	reply->fd = make_inflight(inflight->size);
 	if (reply->fd < 0)
 		return reply->fd;
@@ -212,6 +212,7 @@ int gr__handle_set_inflight_fd(struct gr_vhost *server, struct gr__message *mess
 {
 	const struct wire_inflight *inflight = &message->payload.inflight;
 	struct gr__shared fresh, old = server->inflight;
+	uint16_t *next, *old_next = server->inflight_next;
 	int rc = check_inflight(server, inflight);
 
 	(void)reply;
@@ -220,21 +221,39 @@ int gr__handle_set_inflight_fd(struct gr_vhost *server, struct gr__message *mess
 	if (gr__rings_started(server))
 		return gr__fail(-EBUSY, "requests in flight of a ring that is running");
 	if (inflight->offset & 63 ||
-	    inflight->size < inflight->queues * gr__inflight_queue_size(inflight->queue_size))
+	    inflight->size < inflight->queues * part_size(server, inflight))
 		return gr__fail(-EINVAL,
 				"requests in flight of %u queues of %u in %#llx bytes at "
 				"offset %#llx",
 				inflight->queues, inflight->queue_size,
 				(unsigned long long)inflight->size,
 				(unsigned long long)inflight->offset);
+	next = gr__alloc_array(inflight->queues, inflight->queue_size * sizeof(*next));
+	if (!next)
+		return gr__fail(-ENOMEM, "no memory for links of requests in flight");
 	rc = gr__shared_map(message->fds[0], inflight->offset, inflight->size,
 			    server->memory.survive, &fresh);
-	if (rc < 0)
+	if (rc < 0) {
+		gr__free(next);
 		return rc;
+	}
 	server->inflight = fresh;
+	server->inflight_next = next;
 	server->inflight_queues = inflight->queues;
 	server->inflight_size = inflight->queue_size;
 	gr__rings_inflight(server);
 	gr__shared_unmap(&old);
+	gr__free(old_next);
 	return 0;
+}
+
+void gr__inflight_forget(struct gr_vhost *server)
+{
+	struct gr__shared old = server->inflight;
+
+	server->inflight = (struct gr__shared){0};
+	gr__rings_inflight(server);
+	gr__shared_unmap(&old);
+	gr__free(server->inflight_next);
+	server->inflight_next = NULL;
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "os/event.h"
+#include "vhost/layout.h"
 #include "vhost/protocol.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@ struct change {
 	struct gr__queue *q;
 	const union wire_payload *payload;
 	uint64_t value;
+	uint64_t desc_gpa;
 	struct gr__inflight inflight;
 	int fd;
 	int rc;
@@ -27,9 +29,9 @@ static void call(struct gr__queue *q, gr__worker_fn fn, struct change *change)
 	gr__worker_call(q->worker, fn, change);
 }
 
-uint64_t gr__ring_used_size(const struct gr__queue *q)
+static bool is_packed(const struct gr_vhost *server)
 {
-	return sizeof(struct wire_used) + q->num * sizeof(struct wire_used_elem) + sizeof(uint16_t);
+	return server->connection.features & WIRE_F_RING_PACKED;
 }
 
 /* NULL, with gr__fail() said: there is none. */
@@ -46,6 +48,16 @@ static bool do_features(void *arg)
 	struct change *change = arg;
 	struct gr__queue *q = change->q;
 
+	bool packed = change->value & WIRE_F_RING_PACKED;
+
+	if (packed != q->packed) {
+		/* it is not started; what was told of it was of the other layout */
+		if (!packed && q->num & (q->num - 1))
+			gr__queue_resize(q, 0);
+		q->addr_set = q->base_told = false;
+		q->base = 0;
+		q->packed = packed;
+	}
 	q->event_idx = !!(change->value & WIRE_F_EVENT_IDX);
 	q->indirect = !!(change->value & WIRE_F_INDIRECT_DESC);
 	if (!(change->value & WIRE_F_PROTOCOL_FEATURES))
@@ -82,7 +94,8 @@ static bool do_base(void *arg)
 	if (change->q->kick_set)
 		change->rc = -EBUSY;
 	else
-		change->q->last_avail = (uint16_t)change->value;
+		change->q->base = (uint32_t)change->value;
+	change->q->base_told |= !change->rc;
 	return true;
 }
 
@@ -93,8 +106,25 @@ static bool do_addr(void *arg)
 
 	gr__queue_flush(q); /* to where the driver has looked so far */
 	q->addr = change->payload->addr;
+	q->desc_gpa = change->desc_gpa;
 	q->addr_set = true;
 	gr__queue_update(q);
+	return true;
+}
+
+/* The region that it is in has another place for the guest: that is what is logged now. */
+static bool do_move(void *arg)
+{
+	struct change *change = arg;
+	struct gr__queue *q = change->q;
+	const struct gr__log_view *log;
+
+	q->desc_gpa = change->desc_gpa;
+	gr_read_begin();
+	log = gr__log_view(&q->server->dirty_log);
+	if (log && q->addr.flags & WIRE_VRING_LOG)
+		gr__log_mark(log, q->desc_gpa, q->num * sizeof(struct wire_packed_desc));
+	gr_read_end();
 	return true;
 }
 
@@ -175,6 +205,10 @@ static bool do_stop(void *arg)
 		q->done_count = 0;
 	}
 	gr__holds_idle(&q->holds);
+	if (q->kick_set && !q->fresh) {
+		q->base = q->packed ? gr__packed_base(q) : q->last_avail;
+		q->base_told = true;
+	}
 	drop_kick(q);
 	gr__fd_close(q->call);
 	q->call = -1;
@@ -249,12 +283,16 @@ void gr__rings_inflight(struct gr_vhost *server)
 		struct change change = {0};
 
 		if (shared->bytes && i < server->inflight_queues) {
-			change.inflight.size = server->inflight_size;
-			change.inflight.queue =
-				(struct wire_inflight_queue
-					 *)(void *)(shared->bytes +
-						    i * gr__inflight_queue_size(
-								server->inflight_size));
+			uint32_t size = server->inflight_size;
+			void *part = shared->bytes +
+				     i * gr__inflight_queue_size(size, is_packed(server));
+
+			change.inflight.size = size;
+			change.inflight.next = server->inflight_next + (size_t)i * size;
+			if (is_packed(server))
+				change.inflight.packed = part;
+			else
+				change.inflight.queue = part;
 		}
 		call(&server->queues[i], do_inflight, &change);
 	}
@@ -272,9 +310,10 @@ int gr__handle_set_vring_num(struct gr_vhost *server, struct gr__message *messag
 	(void)reply;
 	if (!q)
 		return -EINVAL;
-	if (!state.num || state.num > server->queue_size_max || state.num & (state.num - 1))
-		return gr__fail(-EINVAL, "a ring of %u, not a power of two up to %u", state.num,
-				server->queue_size_max);
+	if (!state.num || state.num > server->queue_size_max ||
+	    (!q->packed && state.num & (state.num - 1)))
+		return gr__fail(-EINVAL, "a ring of %u, not %s up to %u", state.num,
+				q->packed ? "a size" : "a power of two", server->queue_size_max);
 	call(q, do_num, &change);
 	return change.rc < 0 ? gr__fail(change.rc, "the size of queue %u: %s", q->index,
 					change.rc == -EBUSY ? "it is running" : "no memory")
@@ -291,11 +330,40 @@ int gr__handle_set_vring_base(struct gr_vhost *server, struct gr__message *messa
 	(void)reply;
 	if (!q)
 		return -EINVAL;
-	if (state.num > UINT16_MAX)
-		return gr__fail(-EINVAL, "a ring index of %u", state.num);
+	if (q->packed ? q->num && ((state.num & ~WIRE_WRAP & UINT16_MAX) >= q->num ||
+				   (state.num >> 16 & ~WIRE_WRAP) >= q->num)
+		      : state.num > UINT16_MAX)
+		return gr__fail(-EINVAL, "a ring index of %#x", state.num);
 	call(q, do_base, &change);
 	return change.rc < 0 ? gr__fail(change.rc, "the index of queue %u: it is running", q->index)
 			     : 0;
+}
+
+/* Each area whole in one region. */
+static int check_mapped(const struct gr_vhost *server, const struct gr__queue *q,
+			const struct wire_vring_addr *addr)
+{
+	/* without the event indices, which may be negotiated later: rings have room */
+	struct gr__areas areas = gr__ring_areas(q, false);
+	bool mapped;
+
+	gr_read_begin();
+	mapped = gr_host(server->uaddr, addr->desc, areas.desc, areas.desc_access) &&
+		 gr_host(server->uaddr, addr->avail, areas.avail, GR_READ) &&
+		 gr_host(server->uaddr, addr->used, areas.used, GR_READ | GR_WRITE);
+	gr_read_end();
+	return mapped ? 0 : gr__fail(-EFAULT, "a ring that is not whole in one region");
+}
+
+bool gr__ring_is_logged_within(const struct gr__queue *q, const struct wire_vring_addr *addr,
+			       uint64_t desc_gpa, uint64_t log_size)
+{
+	struct gr__areas areas = gr__ring_areas(q, true);
+
+	if (!(addr->flags & WIRE_VRING_LOG))
+		return true;
+	return gr__log_reaches(log_size, addr->log, areas.used) &&
+	       (!q->packed || gr__log_reaches(log_size, desc_gpa, areas.desc));
 }
 
 int gr__handle_set_vring_addr(struct gr_vhost *server, struct gr__message *message,
@@ -304,38 +372,41 @@ int gr__handle_set_vring_addr(struct gr_vhost *server, struct gr__message *messa
 	const struct wire_vring_addr *addr = &message->payload.addr;
 	struct change change = {.payload = &message->payload};
 	struct gr__queue *q = find_queue(server, addr->index);
-	uint64_t last;
-	bool mapped;
+	int rc;
 
 	(void)reply;
 	if (!q)
 		return -EINVAL;
 	if (addr->flags & ~WIRE_VRING_LOG)
 		return gr__fail(-EINVAL, "ring flags %#x", addr->flags);
-	if (addr->desc & 15 || addr->avail & 1 || addr->used & 3)
+	if (addr->desc & 15 || addr->avail & (q->packed ? 3 : 1) || addr->used & 3)
 		return gr__fail(-EINVAL, "ring addresses %#llx %#llx %#llx are not aligned",
 				(unsigned long long)addr->desc, (unsigned long long)addr->avail,
 				(unsigned long long)addr->used);
 	if (!q->num)
 		return gr__fail(-EPROTO, "a ring's addresses before its size");
-	if (addr->flags & WIRE_VRING_LOG &&
-	    (!gr__range_last(addr->log, gr__ring_used_size(q), &last) ||
-	     !gr__log_covers(&server->dirty_log, addr->log, gr__ring_used_size(q))))
+	rc = check_mapped(server, q, addr);
+	if (rc < 0)
+		return rc;
+	gr__memory_find_uaddr(&server->memory, addr->desc, &change.desc_gpa);
+	if (!gr__ring_is_logged_within(q, addr, change.desc_gpa, gr__log_size(&server->dirty_log)))
 		return gr__fail(-ERANGE, "a ring is logged at %#llx, which the log does not reach",
 				(unsigned long long)addr->log);
-	gr_read_begin();
-	/* with the event indices, whether they are negotiated by now or not: rings have room */
-	mapped = gr_host(server->uaddr, addr->desc, q->num * sizeof(struct wire_desc), GR_READ) &&
-		 gr_host(server->uaddr, addr->avail,
-			 sizeof(struct wire_avail) + q->num * sizeof(uint16_t), GR_READ) &&
-		 gr_host(server->uaddr, addr->used,
-			 sizeof(struct wire_used) + q->num * sizeof(struct wire_used_elem),
-			 GR_READ | GR_WRITE);
-	gr_read_end();
-	if (!mapped)
-		return gr__fail(-EFAULT, "a ring that is not whole in one region");
 	call(q, do_addr, &change);
 	return 0;
+}
+
+void gr__rings_moved(struct gr_vhost *server)
+{
+	for (unsigned i = 0; i < server->queue_count; i++) {
+		struct gr__queue *q = &server->queues[i];
+		struct change change = {0};
+
+		if (q->packed && q->addr_set &&
+		    gr__memory_find_uaddr(&server->memory, q->addr.desc, &change.desc_gpa) &&
+		    change.desc_gpa != q->desc_gpa)
+			call(q, do_move, &change);
+	}
 }
 
 int gr__handle_get_vring_base(struct gr_vhost *server, struct gr__message *message,
@@ -348,7 +419,7 @@ int gr__handle_get_vring_base(struct gr_vhost *server, struct gr__message *messa
 		return -EINVAL;
 	stop_queue(q);
 	reply->payload.state.index = state.index;
-	reply->payload.state.num = q->last_avail; /* the worker has left it, see call() */
+	reply->payload.state.num = q->base; /* the worker has left it, see call() */
 	reply->size = sizeof(reply->payload.state);
 	return 0;
 }

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Set-up, batches, completion and notification of one split ring. See queue.h. */
-#include "vhost/queue.h"
+/* Set-up, batches, completion and notification of one ring. See queue.h. */
 #include "os/alloc.h"
 #include "os/event.h"
+#include "vhost/layout.h"
 #include "vhost/server.h"
 #include <errno.h>
-#include <stddef.h>
 
 void gr__queue_init(struct gr__queue *q, struct gr_vhost *server, struct gr__worker *worker,
 		    unsigned index)
@@ -62,9 +61,9 @@ void gr__queue_reset(struct gr__queue *q)
 	gr__fd_close(q->err);
 	q->kick = q->call = q->err = -1;
 	q->addr_set = q->kick_set = q->polled = q->enabled = false;
-	q->event_idx = q->indirect = false;
+	q->event_idx = q->indirect = q->packed = q->base_told = false;
 	q->runnable = q->broken = q->fresh = q->stalled = q->notify_off = false;
-	q->last_avail = 0;
+	q->base = 0;
 	q->inflight = (struct gr__inflight){0};
 }
 
@@ -75,6 +74,8 @@ int gr__queue_resize(struct gr__queue *q, uint32_t num)
 	if (num == q->num)
 		return 0;
 	free_slots(q);
+	if (!num)
+		return 0;
 	q->slot_size = (size + 63) & ~(size_t)63;
 	q->slots = gr__alloc_array(num, q->slot_size);
 	q->iov_slab = gr__alloc_array(num, GR__SLOT_ROOM * sizeof(*q->iov_slab));
@@ -150,17 +151,11 @@ static int grow_slot(struct gr__slot *slot)
 /* Look the ring up, all of it in one range each. In a read section. */
 static bool map_ring(struct gr__queue *q, struct gr__ring *ring)
 {
-	uint64_t event = q->event_idx ? sizeof(uint16_t) : 0;
+	struct gr__areas areas = gr__ring_areas(q, q->event_idx);
 
-	ring->desc = gr_cursor_host(&q->desc_cursor, q->addr.desc,
-				    q->num * sizeof(struct wire_desc), GR_READ);
-	ring->avail = gr_cursor_host(&q->avail_cursor, q->addr.avail,
-				     sizeof(struct wire_avail) + q->num * sizeof(uint16_t) + event,
-				     GR_READ);
-	ring->used = gr_cursor_host(&q->used_cursor, q->addr.used,
-				    sizeof(struct wire_used) +
-					    q->num * sizeof(struct wire_used_elem) + event,
-				    GR_READ | GR_WRITE);
+	ring->desc = gr_cursor_host(&q->desc_cursor, q->addr.desc, areas.desc, areas.desc_access);
+	ring->avail = gr_cursor_host(&q->avail_cursor, q->addr.avail, areas.avail, GR_READ);
+	ring->used = gr_cursor_host(&q->used_cursor, q->addr.used, areas.used, GR_READ | GR_WRITE);
 	return gr_likely(ring->desc && ring->avail && ring->used);
 }
 
@@ -174,12 +169,6 @@ static void stall(struct gr__queue *q)
 		      q->index);
 }
 
-static void set_used_flags(struct gr__queue *q, const struct gr__ring *ring, uint16_t flags)
-{
-	gr__ring_set_used_flags(ring, flags);
-	gr__queue_mark_used(q, ring, offsetof(struct wire_used, flags), sizeof(flags));
-}
-
 /*
  * First look at a ring that was started. Out of read sections. false: it cannot run, or its memory
  * is not there.
@@ -188,54 +177,44 @@ static bool begin_ring(struct gr__queue *q)
 {
 	struct gr__ring ring;
 	bool mapped;
-	int found = 0;
+	int rc = 0;
 
+	q->resubmit_at = q->resubmit_count = 0;
 	gr_read_begin();
 	mapped = map_ring(q, &ring);
-	if (mapped) {
-		q->used_idx = gr__ring_used_idx(&ring);
-		set_used_flags(q, &ring, 0);
-	}
+	if (mapped)
+		rc = GR__BY_LAYOUT(q, begin, q, &ring);
 	gr_read_end();
 	if (!mapped) {
 		stall(q);
 		return false;
 	}
-	q->fresh = false;
-	q->call_valid = false;
-	q->notify_off = false;
-	q->resubmit_at = q->resubmit_count = 0;
-	if (!q->inflight.queue)
-		return true;
-	found = gr__inflight_begin(&q->inflight, q->used_idx, q->num, q->resubmit);
-	if (found < 0) {
-		gr__queue_break(q, "a record of requests in flight that is none");
-		return false;
-	}
-	/* all that was taken was given back, or is found; more is told by nobody after a crash */
-	q->resubmit_count = (unsigned)found;
-	q->last_avail = (uint16_t)(q->used_idx + found);
-	return true;
+	q->fresh = q->called = q->notify_off = false;
+	if (rc < 0)
+		gr__queue_break(q, q->fault);
+	return !rc;
 }
 
-/* The next head: of those to be taken again, then of the available ring. */
+/*
+ * The next chain: of those to be taken again, then of the ring. 1, 0 when there is none, or -errno.
+ */
 static int take_one(struct gr__queue *q, const struct gr__ring *ring, struct gr__slot *slot)
 {
-	bool again = q->resubmit_at < q->resubmit_count;
-	uint16_t head = again ? q->resubmit[q->resubmit_at].head
-			      : gr__ring_avail_entry(ring, q->last_avail & (q->num - 1));
-	int rc = gr__chain_take(q, ring, head, slot);
+	const struct gr__resubmit *again =
+		q->resubmit_at < q->resubmit_count ? &q->resubmit[q->resubmit_at] : NULL;
+	int rc;
 
+	/* a split ring has said how many there are */
+	if (q->packed && !again && !gr__packed_available(q, ring))
+		return 0;
+	rc = gr__chain_take(q, ring, again, slot);
 	if (rc < 0)
 		return rc;
-	if (again) {
+	if (again)
 		q->resubmit_at++;
-		return 0;
-	}
-	q->last_avail++;
-	if (q->inflight.queue)
-		gr__inflight_taken(&q->inflight, head);
-	return 0;
+	else
+		GR__BY_LAYOUT(q, took, q, slot);
+	return 1;
 }
 
 /* One batch in one read section. Returns how many were taken; *rc says why it ended early. */
@@ -244,7 +223,6 @@ static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsig
 	struct gr__ring ring;
 	unsigned count = 0, pending;
 
-	*rc = 0;
 	gr_read_begin();
 	gr__holds_sync(&q->holds);
 	if (!map_ring(q, &ring)) {
@@ -252,17 +230,15 @@ static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsig
 		goto end;
 	}
 	q->stalled = false;
-	pending = (uint16_t)(gr__ring_avail_idx(&ring) - q->last_avail);
-	if (gr_unlikely(pending > q->num)) {
-		q->fault = "an available index past the ring's size";
-		*rc = -EPROTO;
+	*rc = GR__BY_LAYOUT(q, available, q, &ring);
+	if (gr_unlikely(*rc < 0))
 		goto end;
-	}
-	pending += q->resubmit_count - q->resubmit_at;
+	pending = (unsigned)*rc + q->resubmit_count - q->resubmit_at;
+	*rc = 0;
 	if (!pending)
 		goto end;
 	if (!q->event_idx && !q->notify_off) {
-		set_used_flags(q, &ring, WIRE_USED_NO_NOTIFY);
+		GR__BY_LAYOUT(q, no_kicks, q, &ring);
 		q->notify_off = true;
 	}
 	if (max > pending)
@@ -273,8 +249,9 @@ static unsigned take(struct gr__queue *q, struct gr_vhost_request **batch, unsig
 		struct gr__slot *slot = q->free;
 
 		*rc = take_one(q, &ring, slot);
-		if (*rc < 0)
+		if (*rc <= 0)
 			break;
+		*rc = 0;
 		q->free = slot->next;
 		q->free_count--;
 		__atomic_store_n(&slot->taken, 1, __ATOMIC_RELAXED);
@@ -334,69 +311,16 @@ bool gr__queue_arm(struct gr__queue *q)
 		return false;
 	gr_read_begin();
 	if (map_ring(q, &ring)) {
-		if (q->event_idx) {
-			gr__ring_set_avail_event(&ring, q->num, q->last_avail);
-			gr__queue_mark_used(q, &ring, offsetof(struct wire_used, ring[q->num]),
-					    sizeof(uint16_t));
-		} else if (q->notify_off) {
-			set_used_flags(q, &ring, 0);
+		if (q->event_idx || q->notify_off) {
+			GR__BY_LAYOUT(q, ask_kick, q, &ring);
 			q->notify_off = false;
 		}
 		gr__ring_fence(); /* our wish before his index */
-		more = gr__ring_avail_idx(&ring) != q->last_avail ||
+		more = GR__BY_LAYOUT(q, available, q, &ring) != 0 ||
 		       q->resubmit_at < q->resubmit_count;
 	}
 	gr_read_end();
 	return more;
-}
-
-/* Does the driver want to hear of [called_idx, used_idx)? */
-static bool wants_call(struct gr__queue *q, const struct gr__ring *ring)
-{
-	bool valid = q->call_valid;
-	uint16_t old = q->called_idx;
-
-	gr__ring_fence(); /* our index before his wish */
-	if (!q->event_idx)
-		return !(gr__ring_avail_flags(ring) & WIRE_AVAIL_NO_INTERRUPT);
-	q->called_idx = q->used_idx;
-	q->call_valid = true;
-	return !valid || gr__ring_passed(gr__ring_avail_entry(ring, q->num), q->used_idx, old);
-}
-
-/* The used elements of a batch, which may go round the ring's end. */
-static void mark_elements(struct gr__queue *q, const struct gr__ring *ring)
-{
-	const uint64_t size = sizeof(struct wire_used_elem);
-	unsigned at = q->used_idx & (q->num - 1);
-	unsigned first = q->done_count < q->num - at ? q->done_count : q->num - at;
-
-	gr__queue_mark_used(q, ring, offsetof(struct wire_used, ring[at]), first * size);
-	if (first < q->done_count)
-		gr__queue_mark_used(q, ring, offsetof(struct wire_used, ring),
-				    (q->done_count - first) * size);
-}
-
-/* Everything in done[] to the used ring, with the record of what is in flight around it. */
-static void publish(struct gr__queue *q, const struct gr__ring *ring)
-{
-	struct gr__inflight *inflight = q->inflight.queue ? &q->inflight : NULL;
-
-	for (unsigned i = 0; i < q->done_count; i++) {
-		gr__ring_set_used(ring, (uint16_t)(q->used_idx + i) & (q->num - 1), q->done[i].id,
-				  q->done[i].length);
-		if (inflight)
-			gr__inflight_returning(inflight, (uint16_t)q->done[i].id);
-	}
-	mark_elements(q, ring);
-	q->used_idx = (uint16_t)(q->used_idx + q->done_count);
-	gr__ring_publish_used(ring, q->used_idx);
-	gr__queue_mark_used(q, ring, offsetof(struct wire_used, idx), sizeof(q->used_idx));
-	if (!inflight)
-		return;
-	for (unsigned i = 0; i < q->done_count; i++)
-		gr__inflight_returned(inflight, (uint16_t)q->done[i].id);
-	gr__inflight_settle(inflight, q->used_idx);
 }
 
 void gr__queue_flush(struct gr__queue *q)
@@ -410,8 +334,7 @@ void gr__queue_flush(struct gr__queue *q)
 	gr_read_begin();
 	mapped = map_ring(q, &ring);
 	if (mapped) {
-		publish(q, &ring);
-		call = wants_call(q, &ring);
+		call = GR__BY_LAYOUT(q, publish, q, &ring);
 		log = gr__log_view(&q->server->dirty_log);
 		if (gr_unlikely(log))
 			gr__log_signal(log);
@@ -443,5 +366,6 @@ void gr__queue_complete(struct gr__slot *slot, uint64_t written)
 	q->free = slot;
 	q->free_count++;
 	__atomic_store_n(&q->in_flight, q->in_flight - 1, __ATOMIC_RELAXED);
-	q->done[q->done_count++] = (struct gr__done){slot->head, (uint32_t)written};
+	q->done[q->done_count++] =
+		(struct gr__done){(uint32_t)written, slot->head, slot->count, slot->entry};
 }

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One split ring and its requests.
+ * One ring and its requests. What split and packed rings have apart stands in layout.h.
  *
- *   guest: avail ──► gr__queue_run() ──► slots ──► ops->handle … gr__queue_complete() ──► done[]
- *                                                            gr__queue_flush() ──► used, call
+ *   guest: ring ──► gr__queue_run() ──► slots ──► ops->handle … gr__queue_complete() ──► done[]
+ *                                                           gr__queue_flush() ──► ring, call
  *
  * Threads: all members belong to the queue's worker, save that the server's thread changes set-up
  * through gr__worker_call() (which runs on the worker) and that counters are read by anybody.
  * Ring addresses are the front-end's (uaddr); host pointers are looked up by cursors for each
  * batch, in its read section, so a ring that is unmapped or moved is noticed at the next batch.
- * Invariant: requests in flight and in done[] are together at most num; a slot's holds live until
- * it is completed.
+ * Invariant: requests in flight and in done[] are together at most num, and so are the descriptors
+ * of a packed ring that they took; a slot's holds live until it is completed.
  */
 #ifndef GR__VHOST_QUEUE_H
 #define GR__VHOST_QUEUE_H
@@ -46,15 +46,17 @@ struct gr__slot {
 	unsigned hold_count;
 	uint64_t in_length; /* as taken; the device may change its own copy */
 	uint64_t written;   /* when completed elsewhere */
-	uint16_t head;
-	bool grown; /* the arrays are not the slab's */
+	uint16_t head;	    /* split: of the chain; packed: its buffer's id */
+	uint16_t count;	    /* packed: descriptors of the ring that it has */
+	uint16_t entry;	    /* packed: where it stands in the record of requests in flight */
+	bool grown;	    /* the arrays are not the slab's */
 	/* atomic: 1 from take to complete; a second complete does nothing. riscv64 swaps words. */
 	uint32_t taken;
 };
 
 struct gr__done {
-	uint32_t id;
 	uint32_t length;
+	uint16_t id, count, entry; /* as in the slot */
 };
 
 struct gr__queue {
@@ -63,8 +65,12 @@ struct gr__queue {
 	unsigned index;		   /* const */
 
 	/* set-up */
-	uint32_t num; /* 0: not told; a power of two */
+	uint32_t num;  /* 0: not told; a power of two if it is split */
+	uint32_t base; /* where it goes on when it starts, as SET_VRING_BASE has it */
+	bool base_told;
+	bool packed;
 	struct wire_vring_addr addr;
+	uint64_t desc_gpa; /* packed: of its descriptors, for the log */
 	bool addr_set;
 	bool kick_set;
 	bool polled; /* told that no kick comes */
@@ -79,10 +85,11 @@ struct gr__queue {
 	bool fresh;   /* nothing done since it was started */
 	bool stalled; /* its ring is not in memory (told once) */
 	bool notify_off;
-	bool call_valid; /* called_idx is */
-	uint16_t last_avail;
+	bool called;	     /* the driver was, or refused to be, since the ring was started */
+	uint16_t last_avail; /* packed: below num, and the round that it is in */
 	uint16_t used_idx;
-	uint16_t called_idx; /* used_idx at the last call */
+	bool avail_wrap, used_wrap;
+	uint16_t taken; /* packed: descriptors that we have */
 	struct gr_cursor desc_cursor, avail_cursor, used_cursor;
 	struct gr_cursor table_cursor; /* indirect tables, guest-physical */
 	struct gr__holds holds;
@@ -120,7 +127,7 @@ void gr__queue_init(struct gr__queue *q, struct gr_vhost *server, struct gr__wor
 		    unsigned index);
 /* All descriptors closed and set-up forgotten; nothing is in flight. */
 void gr__queue_reset(struct gr__queue *q);
-/* Slots for a ring of @num; the old ones go. Nothing is in flight. 0 or -ENOMEM. */
+/* Slots for a ring of @num, 0: none; the old ones go. Nothing is in flight. 0 or -ENOMEM. */
 int gr__queue_resize(struct gr__queue *q, uint32_t num);
 /* After a change of set-up: may it run? */
 void gr__queue_update(struct gr__queue *q);
@@ -137,20 +144,23 @@ void gr__queue_complete(struct gr__slot *slot, uint64_t written);
 void gr__queue_break(struct gr__queue *q, const char *why);
 
 /*
- * Take the chain that begins at descriptor @head into @slot. In a read section.
- * 0; -ENOBUFS: room or a spare hold is lacking; -EPROTO: the chain is malformed, q->fault says how.
- * On an error nothing is held.
+ * Take the next chain of the ring into @slot, or the one that a back-end before us took. In a read
+ * section. 0; -ENOBUFS: room or a spare hold is lacking; -EPROTO: the chain is malformed, q->fault
+ * says how. On an error nothing is held.
  */
-int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring, uint16_t head,
-		   struct gr__slot *slot);
+int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring,
+		   const struct gr__resubmit *again, struct gr__slot *slot);
 void gr__chain_drop_holds(struct gr__queue *q, struct gr__slot *slot);
 
 /* mark.c: the first @written bytes of what the device writes have been written. */
 void gr__slot_mark_first(struct gr__slot *slot, uint64_t written);
 /* In a read section: these bytes, in some of its pieces, have been. */
 void gr__slot_mark(struct gr__slot *slot, const void *host, uint64_t length);
-/* In the read section in which the ring was mapped: this part of the used ring has been. */
+/* In the read section in which the ring was mapped: this part of the used ring (of a packed one: of
+ * our wish for kicks) has been; and so many descriptors of a packed ring. */
 void gr__queue_mark_used(struct gr__queue *q, const struct gr__ring *ring, uint64_t offset,
 			 uint64_t length);
+void gr__queue_mark_desc(struct gr__queue *q, const struct gr__ring *ring, unsigned at,
+			 unsigned count);
 
 #endif

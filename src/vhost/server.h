@@ -42,6 +42,7 @@ struct gr_vhost {
 	struct gr__log dirty_log;   /* of the connection's front-end; see there who reads it */
 	struct gr__shared inflight; /* likewise; each ring's worker has its part */
 	uint16_t inflight_queues, inflight_size;
+	uint16_t *inflight_next; /* likewise: links of each ring's, inflight_size of them */
 	struct gr__connection connection;
 
 	uint64_t log_second; /* atomic, relaxed: lines are bounded, see gr__vhost_log() */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What travels: vhost-user messages on the socket and split rings in guest memory, as the
- * vhost-user and virtio 1.x specifications define them. Little-endian (vhost-user: the host's
- * order, which for us must be little-endian, see the test below), fixed width.
+ * What travels: vhost-user messages on the socket and rings in guest memory, as the vhost-user and
+ * virtio 1.x specifications define them. Little-endian (vhost-user: the host's order, which for us
+ * must be little-endian, see the test below), fixed width.
  */
 #ifndef GR__VHOST_WIRE_H
 #define GR__VHOST_WIRE_H
@@ -67,6 +67,7 @@ enum wire_request {
 #define WIRE_F_EVENT_IDX BIT_U64(29)
 #define WIRE_F_PROTOCOL_FEATURES BIT_U64(30)
 #define WIRE_F_VERSION_1 BIT_U64(32)
+#define WIRE_F_RING_PACKED BIT_U64(34)
 
 /* Protocol features. */
 #define WIRE_P_MQ BIT_U64(0)
@@ -178,8 +179,38 @@ struct wire_inflight_queue {
 	struct wire_inflight_desc desc[];
 };
 
+/* The same for packed rings: what was read from descriptors, since the ring forgets them. */
+struct wire_packed_state {
+	uint8_t inflight;
+	uint8_t padding;
+	uint16_t next;
+	uint16_t last;
+	uint16_t num;
+	uint64_t counter;
+	uint16_t id;
+	uint16_t flags;
+	uint32_t length;
+	uint64_t addr;
+};
+
+struct wire_packed_record {
+	uint64_t features;
+	uint16_t version;
+	uint16_t desc_num;
+	uint16_t free_head;
+	uint16_t old_free_head;
+	uint16_t used_idx;
+	uint16_t old_used_idx;
+	uint8_t used_wrap;
+	uint8_t old_used_wrap;
+	uint8_t padding[10];
+	struct wire_packed_state desc[];
+};
+
 _Static_assert(sizeof(struct wire_inflight_desc) == 16, "state of a descriptor");
 _Static_assert(sizeof(struct wire_inflight_queue) == 16, "state of a queue");
+_Static_assert(sizeof(struct wire_packed_state) == 32, "state of a packed ring's descriptor");
+_Static_assert(sizeof(struct wire_packed_record) == 32, "state of a packed ring");
 
 /* ------------------------------------------------------------------------------- split ring */
 
@@ -214,6 +245,28 @@ struct wire_used {
 	struct wire_used_elem ring[]; /* num, then avail_event */
 };
 
+/* ------------------------------------------------------------------------------ packed ring */
+
+#define WIRE_DESC_AVAIL (1u << 7)
+#define WIRE_DESC_USED (1u << 15)
+
+#define WIRE_WRAP (1u << 15) /* beside an index of 15 bits: the ring's wrap counter */
+
+struct wire_packed_desc {
+	uint64_t addr;
+	uint32_t length;
+	uint16_t id;
+	uint16_t flags;
+};
+
+/* The driver's wish for calls, and ours for kicks: index and wrap counter, then what of this in
+ * the upper half. */
+#define WIRE_EVENT_ENABLE (0u << 16)
+#define WIRE_EVENT_DISABLE (1u << 16)
+#define WIRE_EVENT_DESC (2u << 16)
+#define WIRE_EVENT_FLAGS (3u << 16)
+
+_Static_assert(sizeof(struct wire_packed_desc) == 16, "packed descriptor");
 _Static_assert(sizeof(struct wire_desc) == 16, "descriptor");
 _Static_assert(sizeof(struct wire_avail) == 4, "available ring");
 _Static_assert(sizeof(struct wire_used_elem) == 8, "used element");

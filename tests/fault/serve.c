@@ -222,7 +222,7 @@ static int converse(int more_memory)
 {
 	const struct fe_region region = {0x200000000, 1 << 20, 0x700000000000, 0};
 	uint8_t config[8];
-	uint16_t base;
+	uint32_t base;
 	int rc = fe_start(&fe, 2, 64, ALL);
 
 	if (!rc)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* See backend.h. */
 #include "backend.h"
+#include "frontend.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,12 +24,16 @@ static char *const *program_options;
 void be_args(int argc, char **argv)
 {
 	if (argc < 3 || (strcmp(argv[1], "guestram") && strcmp(argv[1], "qemu"))) {
-		fprintf(stderr, "usage: %s guestram|qemu PROGRAM [OPTION…]\n", argv[0]);
+		fprintf(stderr, "usage: %s guestram|qemu PROGRAM [--packed] [OPTION…]\n", argv[0]);
 		exit(2);
 	}
 	program_is_ours = !strcmp(argv[1], "guestram");
 	program = argv[2];
 	program_options = argv + 3;
+	if (argc > 3 && !strcmp(argv[3], "--packed")) {
+		fe_wants_packed = true;
+		program_options++;
+	}
 	if (access(program, X_OK)) {
 		fprintf(stderr, "%s is not there: skipped\n", program);
 		exit(77);

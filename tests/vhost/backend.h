@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Starts the back-end process under test on a fresh image in a fresh folder.
- *   test guestram /path/to/guestram [more options of serve blk]
+ *   test guestram /path/to/guestram [--packed] [more options of serve blk]
  *   test qemu     /path/to/qemu-storage-daemon
  */
 #ifndef TEST_BACKEND_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The split-ring driver of the front-end, and virtio-blk requests on it. See frontend.h.
+ * The split-ring driver of the front-end, and virtio-blk requests on either. See frontend.h.
  * Orders are those of the virtio specification's driver: descriptors before avail->idx (release),
  * used->idx (acquire) before used elements, and a full fence between writing an index and reading
  * the other side's wish to be notified.
@@ -26,6 +26,8 @@ int fe_submit(struct fe_queue *q, const struct fe_buf *bufs, unsigned count, uin
 	uint16_t head = q->free_head, at = head;
 	unsigned need = indirect ? 1 : count;
 
+	if (q->packed)
+		return fe_packed_submit(q, bufs, count, cookie);
 	if (!count || need > q->free_count)
 		return -ENOSPC;
 	if (indirect) {
@@ -59,6 +61,10 @@ void fe_kick(struct fe_queue *q)
 	uint16_t old = q->kicked_idx;
 	bool need;
 
+	if (q->packed) {
+		fe_packed_kick(q);
+		return;
+	}
 	if (old == q->avail_idx)
 		return;
 	__atomic_store_n(&q->avail->idx, q->avail_idx, __ATOMIC_RELEASE);
@@ -86,6 +92,8 @@ int fe_poll(struct fe_queue *q, uint64_t *cookie, uint32_t *written)
 	struct vring_used_elem elem;
 	uint16_t head, at;
 
+	if (q->packed)
+		return fe_packed_poll(q, cookie, written);
 	if (__atomic_load_n(&q->used->idx, __ATOMIC_ACQUIRE) == q->last_used)
 		return 0;
 	elem = q->used->ring[q->last_used % q->num];
@@ -117,8 +125,12 @@ int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *writ
 		if (rc)
 			return rc;
 		/* ask to be told of the next one, then look again */
-		if (q->event_idx) {
-			__atomic_store_n(&q->avail->ring[q->num], q->last_used, __ATOMIC_RELAXED);
+		if (q->event_idx || q->packed) {
+			if (q->packed)
+				fe_packed_ask_call(q);
+			else
+				__atomic_store_n(&q->avail->ring[q->num], q->last_used,
+						 __ATOMIC_RELAXED);
 			__atomic_thread_fence(__ATOMIC_SEQ_CST);
 			rc = fe_poll(q, cookie, written);
 			if (rc)

@@ -216,7 +216,7 @@ static int ask(struct fe_queue *q, uint64_t memory)
 static int share(struct fe *fe, int log)
 {
 	struct fe_inflight inflight;
-	uint16_t bases[2] = {0};
+	uint32_t bases[2] = {0};
 	int fd = -1, rc = fe_get_inflight(fe, 2, 64, &inflight, &fd);
 
 	for (unsigned i = 0; i < 2 && !rc; i++)

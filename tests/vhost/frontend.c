@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+bool fe_wants_packed;
+
 static int connect_to(const char *path)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -39,6 +41,7 @@ int fe_open(struct fe *fe, const char *path, uint64_t size)
 
 	memset(fe, 0, sizeof(*fe));
 	fe->size = size;
+	fe->packed = fe_wants_packed;
 	fe->sock = -1;
 	fe->memfd = memfd_create("front-end", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fe->memfd < 0)
@@ -253,6 +256,7 @@ int fe_negotiate(struct fe *fe, uint64_t features, uint64_t protocol)
 
 	if (rc < 0)
 		return rc;
+	features = fe->packed ? features | FE_F_PACKED : features & ~FE_F_PACKED;
 	fe->features = have & (features | FE_F_VERSION_1 | FE_F_PROTOCOL_FEATURES);
 	if (fe->features & FE_F_PROTOCOL_FEATURES) {
 		rc = fe_get_u64(fe, FE_GET_PROTOCOL_FEATURES, &have);
@@ -350,7 +354,7 @@ int fe_queue_tell_addr(struct fe_queue *q)
 	return tell(q->fe, FE_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
 }
 
-int fe_queue_setup(struct fe_queue *q, uint16_t base)
+int fe_queue_setup(struct fe_queue *q, uint32_t base)
 {
 	if (!base) {
 		clear(q->desc, sizeof(*q->desc) * q->num);
@@ -362,11 +366,16 @@ int fe_queue_setup(struct fe_queue *q, uint16_t base)
 		q->free_head = 0;
 		q->free_count = (uint16_t)q->num;
 		q->avail_idx = q->kicked_idx = q->last_used = 0;
+		if (q->packed) {
+			clear(q->desc, sizeof(*q->desc) * q->num);
+			fe_packed_reset(q);
+			base = fe_packed_base(q);
+		}
 	}
 	return fe_queue_tell(q, base);
 }
 
-int fe_queue_tell(struct fe_queue *q, uint16_t base)
+int fe_queue_tell(struct fe_queue *q, uint32_t base)
 {
 	struct fe *fe = q->fe;
 	struct fe_vring_state state = {q->index, q->num};
@@ -397,7 +406,7 @@ int fe_queue_tell(struct fe_queue *q, uint16_t base)
 	return tell(fe, FE_SET_VRING_ENABLE, &state, sizeof(state), NULL, 0);
 }
 
-int fe_queue_stop(struct fe_queue *q, uint16_t *base)
+int fe_queue_stop(struct fe_queue *q, uint32_t *base)
 {
 	struct fe_vring_state state = {q->index, 0};
 	struct fe_header header;
@@ -411,7 +420,7 @@ int fe_queue_stop(struct fe_queue *q, uint16_t *base)
 	if (header.request != FE_GET_VRING_BASE || rc != sizeof(state) || state.index != q->index)
 		return -EBADMSG;
 	if (base)
-		*base = (uint16_t)state.num;
+		*base = state.num;
 	return 0;
 }
 
@@ -443,6 +452,7 @@ int fe_queues_start(struct fe *fe, unsigned count, unsigned num)
 		fe->queue_count = i + 1;
 		q->event_idx = !!(fe->features & FE_F_EVENT_IDX);
 		q->indirect = !!(fe->features & FE_F_INDIRECT);
+		q->packed = !!(fe->features & FE_F_PACKED);
 		q->desc = take(fe, sizeof(*q->desc) * num, 4096);
 		q->avail = take(fe, 6 + 2 * (uint64_t)num, 64);
 		q->used = take(fe, 6 + 8 * (uint64_t)num, 4096);
@@ -526,7 +536,8 @@ int fe_recover(struct fe *fe, const char *path, const struct fe_inflight *inflig
 		struct fe_queue *q = &fe->queues[i];
 
 		/* what a front-end knows of a back-end that died: what it gave back */
-		rc = fe_queue_tell(q, __atomic_load_n(&q->used->idx, __ATOMIC_ACQUIRE));
+		rc = fe_queue_tell(q, q->packed ? 0
+						: __atomic_load_n(&q->used->idx, __ATOMIC_ACQUIRE));
 	}
 	return rc;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A small vhost-user front-end with a split-ring driver, for tests and benchmarks. It speaks to any
- * back-end over a unix socket and defines the wire format on its own, so that a wrong structure in
- * the library does not agree with itself.
+ * A small vhost-user front-end with a driver of split and packed rings, for tests and benchmarks.
+ * It speaks to any back-end over a unix socket and defines the wire format on its own, so that a
+ * wrong structure in the library does not agree with itself.
  *
  * Threads: a struct fe and its messages belong to one thread; each fe_queue to one thread.
  * Memory: one memfd is the guest's RAM. Addresses: gpa = FE_GPA + offset in the memfd; the
@@ -58,6 +58,7 @@ enum fe_message {
 #define FE_F_INDIRECT (UINT64_C(1) << 28)
 #define FE_F_LOG_ALL (UINT64_C(1) << 26)
 #define FE_F_VERSION_1 (UINT64_C(1) << 32)
+#define FE_F_PACKED (UINT64_C(1) << 34)
 
 #define FE_P_MQ (UINT64_C(1) << 0)
 #define FE_P_LOG_SHMFD (UINT64_C(1) << 1)
@@ -120,17 +121,24 @@ struct fe_buf {
 	bool write; /* the device writes it */
 };
 
-/* One split ring. Pointers are into the RAM; the driver's own state is never read from it. */
+/*
+ * One ring. Pointers are into the RAM; the driver's own state is never read from it. A packed one
+ * has its descriptors at desc, its event structures at avail and used, and ids for heads.
+ */
 struct fe_queue {
 	struct fe *fe;
 	unsigned index, num;
+	bool packed;
 	struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
 	struct vring_desc *tables; /* num tables of FE_TABLE entries, for indirect chains */
 	uint64_t tables_gpa;
-	uint16_t avail_idx;  /* published */
-	uint16_t kicked_idx; /* avail_idx at the last fe_kick() */
+	bool avail_wrap, used_wrap; /* packed; indices are below num then */
+	uint16_t held, held_flags;  /* packed: the first head not published by fe_kick() yet */
+	uint16_t added;		    /* packed: descriptors since then, 0: none */
+	uint16_t avail_idx;	    /* published */
+	uint16_t kicked_idx;	    /* avail_idx at the last fe_kick() */
 	uint16_t last_used;
 	uint16_t free_head, free_count;
 	uint16_t *chain_length; /* by head, 0: not in flight */
@@ -149,11 +157,14 @@ struct fe {
 	uint64_t size;
 	uint64_t features, protocol;
 	uint64_t protocol_more; /* beside what fe_start() asks for */
+	bool packed;		/* ask for packed rings, which is not done else */
 	unsigned queue_max;
 	struct fe_queue *queues;
 	unsigned queue_count;
 	uint64_t ring_next; /* next free byte for rings */
 };
+
+extern bool fe_wants_packed; /* what fe_open() puts into fe->packed */
 
 /* All return 0 or a count, or a negative errno. fe_open() retries for FE_TIMEOUT_MS. */
 int fe_open(struct fe *fe, const char *path, uint64_t size);
@@ -183,10 +194,10 @@ int fe_get_config(struct fe *fe, uint32_t offset, void *config, uint32_t size);
 
 int fe_queues_start(struct fe *fe, unsigned count, unsigned num);
 /* Sends all messages of one ring, from @base; memory is (re)initialised when @base is 0. */
-int fe_queue_setup(struct fe_queue *q, uint16_t base);
-int fe_queue_stop(struct fe_queue *q, uint16_t *base);
+int fe_queue_setup(struct fe_queue *q, uint32_t base);
+int fe_queue_stop(struct fe_queue *q, uint32_t *base);
 /* The same messages with the memory as it is; and the addresses alone. */
-int fe_queue_tell(struct fe_queue *q, uint16_t base);
+int fe_queue_tell(struct fe_queue *q, uint32_t base);
 int fe_queue_tell_addr(struct fe_queue *q);
 /* Log of dirty pages; record of requests in flight. *fd is the caller's. */
 int fe_set_log(struct fe *fe, int fd, uint64_t size, uint64_t offset);
@@ -205,6 +216,22 @@ void fe_kick(struct fe_queue *q);
 int fe_poll(struct fe_queue *q, uint64_t *cookie, uint32_t *written);
 /* As fe_poll(), waits on the call descriptor; -ETIMEDOUT. */
 int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *written);
+
+/* driver_packed.c: of the above, for packed rings; where the next descriptors go, for tests. */
+void fe_packed_reset(struct fe_queue *q);
+int fe_packed_submit(struct fe_queue *q, const struct fe_buf *bufs, unsigned count,
+		     uint64_t cookie);
+void fe_packed_add(struct fe_queue *q, const struct vring_packed_desc *desc);
+void fe_packed_kick(struct fe_queue *q);
+int fe_packed_poll(struct fe_queue *q, uint64_t *cookie, uint32_t *written);
+void fe_packed_ask_call(struct fe_queue *q);
+/* SET_VRING_BASE of a ring from which nothing is in flight. */
+uint32_t fe_packed_base(const struct fe_queue *q);
+
+static inline struct vring_packed_desc *fe_packed_desc(const struct fe_queue *q)
+{
+	return (struct vring_packed_desc *)(void *)q->desc;
+}
 
 static inline uint64_t fe_gpa(const struct fe *fe, const void *host)
 {
