@@ -198,12 +198,12 @@ static struct wire_vring_addr make_addr(struct peer *peer)
 
 static uint64_t make_features(struct peer *peer, bool protocol)
 {
-	uint64_t all = protocol ? WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG |
-					  WIRE_P_RESET_DEVICE | WIRE_P_CONFIGURE_MEM_SLOTS |
-					  WIRE_P_LOG_SHMFD | WIRE_P_INFLIGHT_SHMFD
-				: 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
-					  WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL |
-					  WIRE_F_RING_PACKED;
+	uint64_t all =
+		protocol ? WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_RESET_DEVICE |
+				   WIRE_P_CONFIGURE_MEM_SLOTS | WIRE_P_LOG_SHMFD |
+				   WIRE_P_INFLIGHT_SHMFD | WIRE_P_PAGEFAULT
+			 : 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC | WIRE_F_EVENT_IDX |
+				   WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL | WIRE_F_RING_PACKED;
 	uint8_t how = fuzz_u8(&peer->in);
 
 	switch (how & 3) {
@@ -358,7 +358,8 @@ static void check_memory(struct peer *peer)
 	struct gr_range range;
 
 	gr_ram_get_stats(memory->ram, &stats);
-	FUZZ_CHECK(stats.blocks == memory->count && stats.ranges == 2 * memory->count);
+	FUZZ_CHECK(stats.blocks == memory->count + memory->prepared_count);
+	FUZZ_CHECK(stats.ranges == 2 * memory->count);
 	FUZZ_CHECK(stats.spaces == 2);
 	gr_read_begin();
 	for (unsigned i = 0; i < memory->count; i++) {
@@ -384,7 +385,7 @@ static void check_accepted(const struct plan *plan, uint32_t request)
 		FUZZ_CHECK(plan->size >= 8 + p->table.count * sizeof(struct wire_region));
 		return;
 	case WIRE_ADD_MEM_REG:
-		FUZZ_CHECK(plan->fd_count == 1 && p->mem_reg.region.size);
+		FUZZ_CHECK(plan->size == 8 || (plan->fd_count == 1 && p->mem_reg.region.size));
 		return;
 	case WIRE_SET_VRING_NUM:
 		FUZZ_CHECK(p->state.num && p->state.num <= 256 &&
@@ -456,6 +457,8 @@ static void step_message(struct peer *peer, uint32_t request, bool at_once)
 	if (peer->queued || !front_answer(&peer->front) || peer->front.header.request != request)
 		return;
 	FUZZ_SAY("answer %llu\n", (unsigned long long)peer->front.payload.u64);
+	if (peer->front.server->postcopy.listening)
+		return; /* answers are of another form, and changes come later */
 	if (!peer->front.payload.u64)
 		check_accepted(&plan, request);
 	if (request == WIRE_ADD_MEM_REG || request == WIRE_REM_MEM_REG ||
@@ -507,14 +510,20 @@ static void step_halves(struct peer *peer)
 	close_fds(plan.fds, plan.fd_count);
 }
 
+/* Without holes: nobody answers faults here, so no worker may wait for a page. */
+static void resize_file(int fd, uint64_t size)
+{
+	if (ftruncate(fd, (off_t)size) || (size && fallocate(fd, 0, 0, (off_t)size)))
+		return; /* some sizes are refused; all the same */
+}
+
 static void step_file(struct peer *peer)
 {
 	uint8_t how = fuzz_u8(&peer->in);
 	uint8_t bytes[64];
 
 	if (how & 0x80) { /* under the server's feet */
-		if (ftruncate(peer->files[0], (how & 0x7f) * PAGE))
-			return; /* some sizes are refused; all the same */
+		resize_file(peer->files[0], (how & 0x7f) * PAGE);
 	} else {
 		off_t at = (off_t)((how & 3) * SLOT + (how >> 2 & 3) * PAGE + fuzz_u8(&peer->in));
 
@@ -571,6 +580,7 @@ static void set_up(struct peer *peer, uint8_t how)
 	const uint64_t features = 7 | WIRE_F_VERSION_1 | WIRE_F_INDIRECT_DESC |
 				  WIRE_F_PROTOCOL_FEATURES | (how & 8 ? WIRE_F_EVENT_IDX : 0) |
 				  ((how & 0x50) == 0x40 ? WIRE_F_RING_PACKED : 0);
+	const uint64_t postcopy = gr__postcopy_is_possible() ? WIRE_P_PAGEFAULT : 0;
 	struct wire_table table = {.count = 4};
 	int fds[4];
 
@@ -579,7 +589,7 @@ static void set_up(struct peer *peer, uint8_t how)
 		front_must_u64(&peer->front, WIRE_SET_PROTOCOL_FEATURES,
 			       WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_RESET_DEVICE |
 				       WIRE_P_CONFIGURE_MEM_SLOTS | WIRE_P_LOG_SHMFD |
-				       WIRE_P_INFLIGHT_SHMFD);
+				       WIRE_P_INFLIGHT_SHMFD | postcopy);
 	}
 	if (!(how & 2))
 		return;
@@ -610,8 +620,10 @@ static void one_step(struct peer *peer)
 {
 	static const uint32_t requests[] = {1,	2,  3,	4,  5,	8,  9,	10, 11, 12, 13,
 					    14, 15, 16, 17, 18, 24, 25, 34, 36, 37, 38};
-	static const uint32_t shared[] = {WIRE_SET_LOG_BASE, WIRE_SET_LOG_FD, WIRE_GET_INFLIGHT_FD,
-					  WIRE_SET_INFLIGHT_FD};
+	static const uint32_t shared[] = {WIRE_SET_LOG_BASE,	WIRE_SET_LOG_FD,
+					  WIRE_GET_INFLIGHT_FD, WIRE_SET_INFLIGHT_FD,
+					  WIRE_POSTCOPY_ADVISE, WIRE_POSTCOPY_LISTEN,
+					  WIRE_POSTCOPY_END,	WIRE_ADD_MEM_REG};
 	uint8_t code = fuzz_u8(&peer->in), what = code & 31;
 	bool at_once = !(code & 0x40);
 
@@ -634,7 +646,7 @@ static void one_step(struct peer *peer)
 	else if (what == 30)
 		front_hang_up(&peer->front);
 	else
-		step_message(peer, shared[fuzz_u8(&peer->in) & 3], at_once);
+		step_message(peer, shared[fuzz_u8(&peer->in) & 7], at_once);
 	peer->queued = !at_once;
 	if (!at_once)
 		return;
@@ -705,7 +717,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < FILES; i++) {
 		peer.files[i] = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 		FUZZ_CHECK(peer.files[i] >= 0);
-		FUZZ_CHECK(!ftruncate(peer.files[i], i == 2 ? PAGE : 4 * SLOT));
+		resize_file(peer.files[i], i == 2 ? PAGE : 4 * SLOT);
 	}
 	FUZZ_CHECK(!fcntl(peer.files[1], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL));
 	for (unsigned i = 0; i < QUEUES; i++) {

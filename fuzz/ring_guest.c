@@ -394,6 +394,10 @@ static void check_used(void)
 {
 	uint16_t now = used_idx();
 
+	if ((uint16_t)(now - guest.seen_used) > guest.num) {
+		guest.self_damage = true; /* some were written over before we looked */
+		return;
+	}
 	for (; guest.seen_used != now; guest.seen_used++) {
 		struct wire_used_elem elem;
 
@@ -409,8 +413,12 @@ static void check_used(void)
 /* And each descriptor that came back; of its chain the device writes no other. */
 static void check_used_packed(void)
 {
-	if (guest.flips_done)
-		guest.self_damage = true; /* flips may have hit what it wrote */
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < guest.outstanding; i++)
+		count += guest.given[i].count;
+	if (guest.flips_done || count > guest.num)
+		guest.self_damage = true; /* some may have been written over before we looked */
 	while (!guest.self_damage &&
 	       (guest.seen_used != queue()->used_idx || guest.seen_wrap != queue()->used_wrap)) {
 		uint64_t at = guest.desc + guest.seen_used * sizeof(struct wire_packed_desc);

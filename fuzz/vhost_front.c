@@ -172,6 +172,10 @@ bool front_answer(struct front *front)
 	else if (header->request == WIRE_GET_INFLIGHT_FD)
 		FUZZ_CHECK(header->size >= WIRE_INFLIGHT_SHORT &&
 			   header->size <= sizeof(struct wire_inflight));
+	else if (header->request == WIRE_POSTCOPY_ADVISE)
+		FUZZ_CHECK(!header->size);
+	else if (header->request == WIRE_SET_MEM_TABLE || header->request == WIRE_ADD_MEM_REG)
+		FUZZ_CHECK(header->size >= sizeof(uint64_t)); /* or itself, in postcopy */
 	else
 		FUZZ_CHECK(header->size == sizeof(uint64_t));
 	got = header->size ? read_whole(front->sock, &front->payload, header->size) : 0;

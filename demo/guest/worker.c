@@ -16,9 +16,10 @@
  *   keep             read blocks into a buffer that stays, again and again, and check each a round
  *                    later: what the back-end wrote must outlive what happens to the machine
  *                    meanwhile
- *   random           read 64 KiB from the hardware's random numbers
- *   stop             end the load and check the whole disk
- * and is told lines of `word key=value …`; a `stat` line comes every 200 ms.
+ *   lend             have the back-end read what was filled, from where it is, a page here and
+ * there: nobody in the guest has touched it since random           read 64 KiB from the hardware's
+ * random numbers stop             end the load and check the whole disk and is told lines of `word
+ * key=value …`; a `stat` line comes every 200 ms.
  *
  * Threads: the main one reads commands; `threads` I/O threads; one that keeps; one that prints
  * `stat`. The hog
@@ -48,6 +49,8 @@
 #define RETIRED 32
 #define KEEP (4 * MIB)		/* the buffer that stays; at the disk's end, two versions of it */
 #define KEEP_CHUNK (64UL << 10) /* read at once */
+#define LENT PAGE		/* before it: a place for a page that was lent */
+#define LEND_STEP 8		/* pages of the hog from one that is lent to the next */
 #define HOG_SPARE (64 * MIB)	/* left free, so that the guest never meets its OOM killer */
 #define HOG_KEEP (8 * MIB) /* stays in use while the DIMM goes, so that the guest must move it */
 #define HOG_STEP 512	   /* pages that are brought in at once */
@@ -381,6 +384,28 @@ static void shrink_hog(uint64_t keep)
 		hog = NULL;
 }
 
+/* A page goes from the hog to the disk by itself; what came there is read into another one. */
+static void lend_hog(uint64_t place)
+{
+	static uint64_t back[PAGE / 8] __attribute__((aligned(4096)));
+	uint64_t lent = 0;
+
+	for (uint64_t page = 0; page < hog_length / PAGE; page += LEND_STEP) {
+		if (pwrite(disk, hog + page * PAGE / 8, PAGE, (off_t)place) != (ssize_t)PAGE ||
+		    pread(disk, back, PAGE, (off_t)place) != (ssize_t)PAGE) {
+			atomic_fetch_add_explicit(&io_errors, 1, memory_order_relaxed);
+			continue;
+		}
+		lent++;
+		if (first_wrong(back, 64, seed_of(page, 0)) < 0)
+			continue;
+		say("bad lent page=%llu found=%#llx", (unsigned long long)page,
+		    (unsigned long long)back[0]);
+		atomic_fetch_add_explicit(&blocks_bad, 1, memory_order_relaxed);
+	}
+	say("lent pages=%llu", (unsigned long long)lent);
+}
+
 static void watch_dimm(uint64_t first, uint64_t size)
 {
 	atomic_store_explicit(&dimm_last, (first + size - 1) / PAGE, memory_order_relaxed);
@@ -468,7 +493,7 @@ int main(int argc, char **argv)
 	atomic_store_explicit(&dimm_first, 1, memory_order_relaxed);
 	say_counters("ready");
 	for (uint64_t i = 0; i < THREADS; i++)
-		prepare(&threads[i], i, (disk_size - 2 * KEEP) / SLOT / THREADS);
+		prepare(&threads[i], i, (disk_size - 2 * KEEP - LENT) / SLOT / THREADS);
 	keep_first = disk_size - 2 * KEEP;
 	if (pthread_create(&stat_thread, NULL, run_stat, NULL))
 		return 1;
@@ -487,6 +512,8 @@ int main(int argc, char **argv)
 		} else if (!strncmp(line, "keep", 4) && !keeps) {
 			keeps = !pthread_create(&keep_thread, NULL, run_keep, &keep_first);
 			say_counters("keeping");
+		} else if (!strncmp(line, "lend", 4)) {
+			lend_hog(keep_first - LENT);
 		} else if (!strncmp(line, "random", 6)) {
 			read_random();
 		} else if (!strncmp(line, "stop", 4)) {

@@ -18,8 +18,8 @@
  *            guest ─kick─ worker threads: ring → handler → … → gr_vhost_complete() → ring ─call─
  *
  * Protocol: vhost-user with MQ, REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS, RESET_DEVICE, LOG_SHMFD
- * (live migration), INFLIGHT_SHMFD (recovery after a crash); virtio 1.x rings, split and packed,
- * with indirect descriptors and event index. See docs/vhost.md.
+ * (live migration), PAGEFAULT (postcopy), INFLIGHT_SHMFD (recovery after a crash); virtio 1.x
+ * rings, split and packed, with indirect descriptors and event index. See docs/vhost.md.
  */
 #ifndef GUESTRAM_VHOST_H
 #define GUESTRAM_VHOST_H
@@ -105,8 +105,9 @@ struct gr_vhost_ops {
 
 /* gr_vhost_opts.flags */
 #define GR_VHOST_SIGBUS                                                                            \
-	(1u << 0) /* survive front-ends that truncate their memory: installs the                   \
-		     process's SIGBUS handler, see gr_sigbus_install() */
+	(1u << 0) /* survive front-ends that truncate their memory, or leave in the midst of       \
+		     postcopy, which is offered with this alone: installs the process's SIGBUS     \
+		     handler, see gr_sigbus_install() */
 
 /**
  * struct gr_vhost_opts - a server

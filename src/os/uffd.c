@@ -129,9 +129,9 @@ int gr__uffd_register_missing(int fd, void *addr, uint64_t length)
 	return call(fd, UFFDIO_REGISTER, &arg, "uffdio.register");
 }
 
-static void wake(int fd, uint64_t addr, uint64_t length)
+void gr__uffd_wake(int fd, void *addr, uint64_t length)
 {
-	struct uffdio_range arg = {addr, length};
+	struct uffdio_range arg = {(uintptr_t)addr, length};
 
 	ioctl(fd, UFFDIO_WAKE, &arg);
 }
@@ -152,7 +152,7 @@ int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t 
 			/* a part, or nothing while the address space changes */
 			done += arg.copy > 0 ? (uint64_t)arg.copy : 0;
 		} else if (rc == -EEXIST) {
-			wake(fd, arg.dst, page_size);
+			gr__uffd_wake(fd, (char *)to + done, page_size);
 			done += page_size;
 		} else {
 			return rc;
@@ -174,7 +174,7 @@ int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size)
 		} else if (rc == -EAGAIN) {
 			done += arg.zeropage > 0 ? (uint64_t)arg.zeropage : 0;
 		} else if (rc == -EEXIST) {
-			wake(fd, arg.range.start, page_size);
+			gr__uffd_wake(fd, (char *)addr + done, page_size);
 			done += page_size;
 		} else {
 			return rc;
@@ -193,7 +193,7 @@ void gr__uffd_give_up(int fd, void *addr, uint64_t length)
 	while (rc == -EAGAIN);
 	if (rc < 0)
 		mprotect(addr, length, PROT_NONE);
-	wake(fd, (uintptr_t)addr, length);
+	gr__uffd_wake(fd, addr, length);
 }
 
 int gr__pagemap_open(void)

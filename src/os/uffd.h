@@ -47,6 +47,8 @@ int gr__uffd_register_missing(int fd, void *addr, uint64_t length);
 int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size);
 int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
 
+/* Who waits for a page of these looks again. */
+void gr__uffd_wake(int fd, void *addr, uint64_t length);
 /*
  * These pages will never come: from now on touching one raises SIGBUS, also in those who wait
  * (Linux 6.6), or SIGSEGV before that.

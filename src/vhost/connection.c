@@ -59,6 +59,8 @@ void gr__connection_end(struct gr_vhost *server)
 
 	if (connection->fd < 0)
 		return;
+	/* first: a worker may wait for a page that does not come any more, and we for the worker */
+	gr__postcopy_end(&server->postcopy, false);
 	gr__protocol_forget(server);
 	gr__memory_clear(&server->memory);
 	gr__message_clear(&connection->message);

@@ -135,8 +135,8 @@ static int file_page_size(int fd, uint64_t *page_size)
 	return 0;
 }
 
-/* A block for @wire; mapped nowhere yet. */
-static int build(struct gr__memory *memory, const struct wire_region *wire, int fd,
+/* A block for @wire; mapped nowhere yet. @lossy: pages may be lost, whatever its seals say. */
+static int build(struct gr__memory *memory, const struct wire_region *wire, int fd, bool lossy,
 		 struct gr__region *region)
 {
 	char name[64];
@@ -163,7 +163,7 @@ static int build(struct gr__memory *memory, const struct wire_region *wire, int 
 	if (__builtin_add_overflow(wire->size, region->block_offset, &opts.length))
 		return gr__fail(-ERANGE, "a region's size and offset wrap");
 	seals = fcntl(fd, F_GET_SEALS);
-	if (memory->survive && (seals < 0 || !(seals & F_SEAL_SHRINK)))
+	if (memory->survive && (lossy || seals < 0 || !(seals & F_SEAL_SHRINK)))
 		opts.flags |= GR_SURVIVE_TRUNCATION;
 	snprintf(name, sizeof(name), "vhost-%llu", (unsigned long long)memory->serial);
 	rc = gr_block_new(memory->ram, &opts, &region->block);
@@ -195,7 +195,7 @@ int gr__memory_add(struct gr__memory *memory, const struct wire_region *wire, in
 	drop_leftovers(memory);
 	if (!has_room(memory))
 		return gr__fail(-ENOMEM, "regions that were removed are still there");
-	rc = build(memory, wire, fd, &region);
+	rc = build(memory, wire, fd, false, &region);
 	if (rc < 0)
 		return rc;
 	rc = map(memory->gpa, wire->gpa, &region);
@@ -262,45 +262,107 @@ static int swap(struct gr__memory *memory, struct gr_space *space, const struct 
 	return gr_txn_commit(txn);
 }
 
-int gr__memory_set(struct gr__memory *memory, const struct wire_region *wire, const int *fds,
-		   unsigned count)
+/* All of @fresh in, after the whole old table went out if @whole. On an error @fresh stays
+ * unmapped. */
+static int publish(struct gr__memory *memory, const struct gr__region *fresh, unsigned count,
+		   bool whole)
 {
-	struct gr__region fresh[WIRE_TABLE_REGIONS] = {0};
-	unsigned built = 0;
-	int rc = 0;
+	unsigned old = whole ? memory->count : 0;
+	int rc;
 
-	if (count > WIRE_TABLE_REGIONS)
-		return gr__fail(-EINVAL, "a table of %u regions, at most %u fit", count,
-				WIRE_TABLE_REGIONS);
-	drop_leftovers(memory);
-	if (!has_room(memory))
-		return gr__fail(-ENOMEM, "regions that were removed are still there");
-	while (built < count) {
-		rc = build(memory, &wire[built], fds[built], &fresh[built]);
-		if (rc < 0)
-			goto delete_fresh;
-		built++;
-	}
-	rc = swap(memory, memory->gpa, memory->regions, memory->count, fresh, count);
+	if (memory->count - old + count > GR__MEMORY_SLOTS)
+		return gr__fail(-ENOSPC, "all %d slots for regions are taken", GR__MEMORY_SLOTS);
+	rc = swap(memory, memory->gpa, memory->regions, old, fresh, count);
 	if (rc < 0)
-		goto delete_fresh;
-	rc = swap(memory, memory->uaddr, memory->regions, memory->count, fresh, count);
+		return rc;
+	rc = swap(memory, memory->uaddr, memory->regions, old, fresh, count);
 	if (rc < 0)
 		goto restore_gpa;
-	for (unsigned i = 0; i < memory->count; i++)
+	for (unsigned i = 0; i < old; i++)
 		drop(memory, memory->regions[i].block);
-	memcpy(memory->regions, fresh, sizeof(*fresh) * count);
-	memory->count = count;
+	memory->count -= old;
+	memcpy(memory->regions + memory->count, fresh, sizeof(*fresh) * count);
+	memory->count += count;
 	changed(memory);
 	return 0;
 
 restore_gpa:
-	if (swap(memory, memory->gpa, fresh, count, memory->regions, memory->count) < 0)
+	if (swap(memory, memory->gpa, fresh, count, memory->regions, old) < 0)
 		rc = -EIO; /* the old table is gone: nothing to go on with */
-delete_fresh:
-	while (built)
+	return rc;
+}
+
+/* Blocks for all of them, or for none. */
+static int build_all(struct gr__memory *memory, const struct wire_region *wire, const int *fds,
+		     unsigned count, bool lossy, struct gr__region *fresh)
+{
+	unsigned built = 0;
+	int rc = 0;
+
+	drop_leftovers(memory);
+	if (!has_room(memory))
+		return gr__fail(-ENOMEM, "regions that were removed are still there");
+	while (built < count && !rc) {
+		rc = build(memory, &wire[built], fds[built], lossy, &fresh[built]);
+		built += !rc;
+	}
+	while (rc < 0 && built)
 		drop(memory, fresh[--built].block);
 	return rc;
+}
+
+int gr__memory_set(struct gr__memory *memory, const struct wire_region *wire, const int *fds,
+		   unsigned count)
+{
+	struct gr__region fresh[WIRE_TABLE_REGIONS] = {0};
+	int rc;
+
+	if (count > WIRE_TABLE_REGIONS)
+		return gr__fail(-EINVAL, "a table of %u regions, at most %u fit", count,
+				WIRE_TABLE_REGIONS);
+	rc = build_all(memory, wire, fds, count, false, fresh);
+	if (rc < 0)
+		return rc;
+	rc = publish(memory, fresh, count, true);
+	while (rc < 0 && count)
+		drop(memory, fresh[--count].block);
+	return rc;
+}
+
+void gr__memory_forget_prepared(struct gr__memory *memory)
+{
+	while (memory->prepared_count)
+		drop(memory, memory->prepared[--memory->prepared_count].block);
+	memory->prepared_waits = false;
+}
+
+int gr__memory_prepare(struct gr__memory *memory, const struct wire_region *wire, const int *fds,
+		       unsigned count, bool whole)
+{
+	int rc;
+
+	if (whole)
+		gr__memory_forget_prepared(memory);
+	if (memory->prepared_count + count > GR__MEMORY_SLOTS)
+		return gr__fail(-ENOSPC, "all %d slots for regions are taken", GR__MEMORY_SLOTS);
+	rc = build_all(memory, wire, fds, count, true, memory->prepared + memory->prepared_count);
+	if (rc < 0)
+		return rc;
+	memory->prepared_whole = whole || (memory->prepared_waits && memory->prepared_whole);
+	memory->prepared_waits = true;
+	memory->prepared_count += count;
+	return 0;
+}
+
+int gr__memory_publish_prepared(struct gr__memory *memory)
+{
+	int rc = publish(memory, memory->prepared, memory->prepared_count, memory->prepared_whole);
+
+	if (rc < 0)
+		return rc;
+	memory->prepared_count = 0;
+	memory->prepared_waits = false;
+	return 0;
 }
 
 bool gr__memory_find_uaddr(const struct gr__memory *memory, uint64_t uaddr, uint64_t *gpa)
@@ -318,6 +380,7 @@ bool gr__memory_find_uaddr(const struct gr__memory *memory, uint64_t uaddr, uint
 
 int gr__memory_clear(struct gr__memory *memory)
 {
+	gr__memory_forget_prepared(memory);
 	drop_leftovers(memory);
 	if (memory->count && has_room(memory)) {
 		changed(memory);

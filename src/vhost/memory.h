@@ -8,7 +8,8 @@
  * Threads: changes on the server's thread; queues read the spaces all the while. lock guards the
  * times of removals, which the reclaim thread reads.
  * Invariant: regions[] says what is mapped, in both spaces alike; a change that fails has changed
- * nothing, except -EIO, after which the caller drops the connection.
+ * nothing, except -EIO, after which the caller drops the connection. prepared[] are mapped in the
+ * process and in no space.
  */
 #ifndef GR__VHOST_MEMORY_H
 #define GR__VHOST_MEMORY_H
@@ -34,6 +35,11 @@ struct gr__memory {
 	uint64_t serial; /* for names */
 	unsigned count;
 	struct gr__region regions[GR__MEMORY_SLOTS];
+	/* Regions, or none, that wait for the front-end's word in postcopy; a whole table of them?
+	 */
+	bool prepared_waits, prepared_whole;
+	unsigned prepared_count;
+	struct gr__region prepared[GR__MEMORY_SLOTS];
 	/* Blocks of no region any more that could not be deleted (-ENOMEM); tried again. */
 	unsigned leftover_count;
 	struct gr_block *leftovers[2 * GR__MEMORY_SLOTS];
@@ -58,6 +64,14 @@ int gr__memory_set(struct gr__memory *memory, const struct wire_region *regions,
 		   unsigned count);
 int gr__memory_add(struct gr__memory *memory, const struct wire_region *region, int fd);
 int gr__memory_remove(struct gr__memory *memory, const struct wire_region *region);
+/*
+ * The same in two steps. What is prepared is touched by nobody, and more may follow; its memory
+ * survives the loss of pages. @whole: a whole table.
+ */
+int gr__memory_prepare(struct gr__memory *memory, const struct wire_region *regions, const int *fds,
+		       unsigned count, bool whole);
+int gr__memory_publish_prepared(struct gr__memory *memory);
+void gr__memory_forget_prepared(struct gr__memory *memory);
 /* The guest's address of @uaddr, and true; false: no region has it. The server's thread. */
 bool gr__memory_find_uaddr(const struct gr__memory *memory, uint64_t uaddr, uint64_t *gpa);
 /* The connection ended: all regions go. -ENOMEM: not all could, so nobody else may come yet. */

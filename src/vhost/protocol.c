@@ -27,6 +27,14 @@ static uint64_t features(const struct gr_vhost *server)
 	       WIRE_F_PROTOCOL_FEATURES | WIRE_F_LOG_ALL | WIRE_F_RING_PACKED;
 }
 
+/* Who loses his memory in the middle of a move must not take us with him. */
+static uint64_t protocol_features(const struct gr_vhost *server)
+{
+	bool postcopy = server->memory.survive && gr__postcopy_is_possible();
+
+	return PROTOCOL_FEATURES | (postcopy ? WIRE_P_PAGEFAULT : 0);
+}
+
 static void reset_device(struct gr_vhost *server)
 {
 	gr__rings_forget(server);
@@ -83,20 +91,21 @@ static int set_features(struct gr_vhost *server, struct gr__message *message,
 static int get_protocol_features(struct gr_vhost *server, struct gr__message *message,
 				 struct gr__reply *reply)
 {
-	(void)server;
 	(void)message;
-	return gr__reply_u64(reply, PROTOCOL_FEATURES);
+	return gr__reply_u64(reply, protocol_features(server));
 }
 
 static int set_protocol_features(struct gr_vhost *server, struct gr__message *message,
 				 struct gr__reply *reply)
 {
-	uint64_t value = message->payload.u64;
+	uint64_t value = message->payload.u64, unknown = value & ~PROTOCOL_FEATURES;
 
 	(void)reply;
-	if (value & ~PROTOCOL_FEATURES)
+	if (unknown)
+		unknown &= ~protocol_features(server);
+	if (unknown)
 		return gr__fail(-EINVAL, "protocol features %#llx were not offered",
-				(unsigned long long)(value & ~PROTOCOL_FEATURES));
+				(unsigned long long)unknown);
 	server->connection.protocol = value;
 	return 0;
 }
@@ -222,6 +231,12 @@ static const struct entry entries[WIRE_REQUESTS] = {
 			     WIRE_P_CONFIG, get_config},
 	[WIRE_SET_CONFIG] = {"SET_CONFIG", WIRE_CONFIG_HEAD, sizeof(struct wire_config), 0, 0,
 			     false, WIRE_P_CONFIG, set_config},
+	[WIRE_POSTCOPY_ADVISE] = {"POSTCOPY_ADVISE", NONE, 0, 0, true, WIRE_P_PAGEFAULT,
+				  gr__handle_postcopy_advise},
+	[WIRE_POSTCOPY_LISTEN] = {"POSTCOPY_LISTEN", NONE, 0, 0, false, WIRE_P_PAGEFAULT,
+				  gr__handle_postcopy_listen},
+	[WIRE_POSTCOPY_END] = {"POSTCOPY_END", NONE, 0, 0, true, WIRE_P_PAGEFAULT,
+			       gr__handle_postcopy_end},
 	[WIRE_GET_INFLIGHT_FD] = {"GET_INFLIGHT_FD", WIRE_INFLIGHT_SHORT,
 				  sizeof(struct wire_inflight), 0, 0, true, WIRE_P_INFLIGHT_SHMFD,
 				  gr__handle_get_inflight_fd},
@@ -232,12 +247,10 @@ static const struct entry entries[WIRE_REQUESTS] = {
 			       handle_reset_device},
 	[WIRE_GET_MAX_MEM_SLOTS] = {"GET_MAX_MEM_SLOTS", NONE, 0, 0, true,
 				    WIRE_P_CONFIGURE_MEM_SLOTS, gr__handle_get_max_mem_slots},
-	[WIRE_ADD_MEM_REG] = {"ADD_MEM_REG", sizeof(struct wire_mem_reg),
-			      sizeof(struct wire_mem_reg), 1, 1, false, WIRE_P_CONFIGURE_MEM_SLOTS,
-			      gr__handle_add_mem_reg},
-	[WIRE_REM_MEM_REG] = {"REM_MEM_REG", sizeof(struct wire_mem_reg),
-			      sizeof(struct wire_mem_reg), 0, 1, false, WIRE_P_CONFIGURE_MEM_SLOTS,
-			      gr__handle_rem_mem_reg},
+	[WIRE_ADD_MEM_REG] = {"ADD_MEM_REG", sizeof(uint64_t), sizeof(struct wire_mem_reg), 0, 1,
+			      false, WIRE_P_CONFIGURE_MEM_SLOTS, gr__handle_add_mem_reg},
+	[WIRE_REM_MEM_REG] = {"REM_MEM_REG", sizeof(uint64_t), sizeof(struct wire_mem_reg), 0, 1,
+			      false, WIRE_P_CONFIGURE_MEM_SLOTS, gr__handle_rem_mem_reg},
 };
 
 /* -------------------------------------------------------------------------------- dispatch */
@@ -256,6 +269,12 @@ static int check(const struct gr_vhost *server, const struct gr__message *messag
 	if (message->fd_count < entry->fds_min || message->fd_count > entry->fds_max)
 		return gr__fail(-EINVAL, "%u descriptors", message->fd_count);
 	return 0;
+}
+
+/* An empty reply, or one without a descriptor, says no. */
+static bool can_refuse(uint32_t request)
+{
+	return request == WIRE_GET_CONFIG || request == WIRE_POSTCOPY_ADVISE;
 }
 
 int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message)
@@ -295,12 +314,16 @@ int gr__protocol_handle(struct gr_vhost *server, struct gr__message *message)
 	}
 	if (rc == -EIO || rc == -EPIPE)
 		return rc;
-	if (acknowledge)
+	if (reply.own && rc >= 0) {
+		reply.size = header->size;
+		memcpy(&reply.payload, &message->payload, reply.size);
+	} else if (acknowledge) {
 		gr__reply_u64(&reply, rc < 0 ? (uint64_t)-rc : 0);
-	else if (rc < 0 && header->request != WIRE_GET_CONFIG)
+	} else if (rc < 0 && !can_refuse(header->request)) {
 		return rc; /* no way to tell him */
-	else if (!entry->replies)
+	} else if (!entry->replies) {
 		return 0;
+	}
 	rc = gr__message_send(server->connection.fd, header->request, &reply.payload, reply.size,
 			      reply.fd);
 	gr__fd_close(reply.fd);

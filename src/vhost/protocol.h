@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The handlers of messages, by topic: protocol.c has the table, the dispatch and what is asked of
- * the device; protocol_ring.c rings; protocol_memory.c memory, and what is shared beside it.
+ * the device; protocol_ring.c rings; protocol_memory.c memory, and what is shared beside it;
+ * protocol_postcopy.c memory that is still on its way.
  *
  * A handler returns 0 or -errno. An error is told by the means that the message has: the answer to
  * NEED_REPLY, or the form of reply that the specification gives it; where there is none the
@@ -17,7 +18,8 @@
 struct gr__reply {
 	union wire_payload payload;
 	uint32_t size;
-	int fd; /* goes with it and is closed then; -1: none */
+	int fd;	  /* goes with it and is closed then; -1: none */
+	bool own; /* of a message that has none else: the message itself, as the handler left it */
 };
 
 typedef int (*gr__handle_fn)(struct gr_vhost *server, struct gr__message *message,
@@ -81,5 +83,19 @@ int gr__handle_get_inflight_fd(struct gr_vhost *server, struct gr__message *mess
 void gr__inflight_forget(struct gr_vhost *server);
 int gr__handle_set_inflight_fd(struct gr_vhost *server, struct gr__message *message,
 			       struct gr__reply *reply);
+
+/* protocol_postcopy.c */
+int gr__handle_postcopy_advise(struct gr_vhost *server, struct gr__message *message,
+			       struct gr__reply *reply);
+int gr__handle_postcopy_listen(struct gr_vhost *server, struct gr__message *message,
+			       struct gr__reply *reply);
+int gr__handle_postcopy_end(struct gr_vhost *server, struct gr__message *message,
+			    struct gr__reply *reply);
+/* Regions of a message while it listens: mapped, their uaddr becomes ours, for the answer. */
+int gr__postcopy_prepare(struct gr_vhost *server, struct wire_region *regions, const int *fds,
+			 unsigned count, bool whole, struct gr__reply *reply);
+/* Is it the front-end's word that it can answer faults in them? Then: register and publish. */
+bool gr__postcopy_is_ack(const struct gr_vhost *server, const struct gr__message *message);
+int gr__postcopy_publish(struct gr_vhost *server);
 
 #endif

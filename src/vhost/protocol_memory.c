@@ -38,14 +38,23 @@ static void table_changed(struct gr_vhost *server)
 		gr__worker_wake(&server->workers[i]);
 }
 
+static int publish_prepared(struct gr_vhost *server)
+{
+	int rc = gr__postcopy_publish(server);
+
+	table_changed(server);
+	return rc;
+}
+
 int gr__handle_set_mem_table(struct gr_vhost *server, struct gr__message *message,
 			     struct gr__reply *reply)
 {
-	const struct wire_table *table = &message->payload.table;
+	struct wire_table *table = &message->payload.table;
 	uint32_t count = table->count;
 	int rc;
 
-	(void)reply;
+	if (gr__postcopy_is_ack(server, message))
+		return publish_prepared(server);
 	if (count > WIRE_TABLE_REGIONS)
 		return gr__fail(-EINVAL, "a table of %u regions, at most %u fit", count,
 				WIRE_TABLE_REGIONS);
@@ -54,6 +63,9 @@ int gr__handle_set_mem_table(struct gr_vhost *server, struct gr__message *messag
 	if (message->fd_count != count)
 		return gr__fail(-EINVAL, "%u descriptors for %u regions", message->fd_count, count);
 	rc = check_logged(server, table->regions, count);
+	if (!rc && server->postcopy.listening)
+		return gr__postcopy_prepare(server, table->regions, message->fds, count, true,
+					    reply);
 	if (!rc)
 		rc = gr__memory_set(&server->memory, table->regions, message->fds, count);
 	table_changed(server);
@@ -68,13 +80,28 @@ int gr__handle_get_max_mem_slots(struct gr_vhost *server, struct gr__message *me
 	return gr__reply_u64(reply, GR__MEMORY_SLOTS);
 }
 
+/* One region, which shorter messages, of postcopy, have not. */
+static int check_region(const struct gr__message *message, unsigned fds_min)
+{
+	if (message->header.size != sizeof(struct wire_mem_reg) || message->fd_count < fds_min)
+		return gr__fail(-EINVAL, "a region in %u bytes with %u descriptors",
+				message->header.size, message->fd_count);
+	return 0;
+}
+
 int gr__handle_add_mem_reg(struct gr_vhost *server, struct gr__message *message,
 			   struct gr__reply *reply)
 {
-	const struct wire_region *region = &message->payload.mem_reg.region;
-	int rc = check_logged(server, region, 1);
+	struct wire_region *region = &message->payload.mem_reg.region;
+	int rc;
 
-	(void)reply;
+	if (gr__postcopy_is_ack(server, message))
+		return publish_prepared(server);
+	rc = check_region(message, 1);
+	if (!rc)
+		rc = check_logged(server, region, 1);
+	if (!rc && server->postcopy.listening)
+		return gr__postcopy_prepare(server, region, message->fds, 1, false, reply);
 	if (!rc)
 		rc = gr__memory_add(&server->memory, region, message->fds[0]);
 	table_changed(server);
@@ -85,8 +112,13 @@ int gr__handle_add_mem_reg(struct gr_vhost *server, struct gr__message *message,
 int gr__handle_rem_mem_reg(struct gr_vhost *server, struct gr__message *message,
 			   struct gr__reply *reply)
 {
+	int rc;
+
 	(void)reply;
-	return gr__memory_remove(&server->memory, &message->payload.mem_reg.region);
+	if (gr__postcopy_is_ack(server, message))
+		return publish_prepared(server);
+	rc = check_region(message, 0);
+	return rc < 0 ? rc : gr__memory_remove(&server->memory, &message->payload.mem_reg.region);
 }
 
 /* ------------------------------------------------------------------------- log of dirty pages */

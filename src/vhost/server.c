@@ -180,6 +180,7 @@ static void destroy(struct gr_vhost *server)
 	gr__fd_close(server->epoll);
 	gr__fd_close(server->stop);
 	gr__memory_close(&server->memory);
+	gr__postcopy_fini(&server->postcopy);
 	gr__free(server->worker_queues);
 	gr__free(server->workers);
 	gr__free(server->queues);
@@ -233,6 +234,7 @@ GR_API int gr_vhost_open(const struct gr_vhost_opts *opts, struct gr_vhost **res
 		return -ENOMEM;
 	server->listener = server->epoll = server->stop = server->connection.fd = -1;
 	gr__message_init(&server->connection.message);
+	gr__postcopy_init(&server->postcopy);
 	server->ops = opts->ops;
 	server->context = opts->context;
 	server->log = opts->log;

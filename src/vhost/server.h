@@ -11,6 +11,7 @@
 #include "vhost/log.h"
 #include "vhost/memory.h"
 #include "vhost/message.h"
+#include "vhost/postcopy.h"
 #include "vhost/worker.h"
 #include <guestram/vhost.h>
 
@@ -39,6 +40,7 @@ struct gr_vhost {
 	int epoll;
 	int stop; /* event */
 	struct gr__memory memory;
+	struct gr__postcopy postcopy;
 	struct gr__log dirty_log;   /* of the connection's front-end; see there who reads it */
 	struct gr__shared inflight; /* likewise; each ring's worker has its part */
 	uint16_t inflight_queues, inflight_size;

@@ -234,12 +234,37 @@ static int share(struct fe *fe, int log)
 	return rc;
 }
 
+/* A guest moves in, by postcopy, and all its memory is there at once. */
+static int move_in(struct fe *fe)
+{
+	uint64_t base;
+	int uffd = -1, rc;
+
+	rc = fe_negotiate(fe, ~UINT64_C(0), FE_P_PAGEFAULT | FE_P_REPLY_ACK);
+	if (rc || !(fe->protocol & FE_P_PAGEFAULT))
+		return rc;
+	rc = fe_postcopy_advise(fe, &uffd);
+	if (!rc)
+		rc = fe_postcopy_listen(fe);
+	if (!rc)
+		rc = fe_postcopy_table(fe, &base);
+	if (!rc)
+		rc = fe_postcopy_ack(fe, FE_SET_MEM_TABLE);
+	if (!rc)
+		rc = fe_postcopy_end(fe);
+	if (uffd >= 0)
+		close(uffd);
+	return rc;
+}
+
 /* All that a front-end does; 0, or the first thing that went wrong. */
 static int converse(struct fe *fe, int more_memory)
 {
 	const struct fe_region region = {0x40000000, 1 << 20, 0x700000000000, 0};
-	int rc;
+	int rc = move_in(fe);
 
+	if (rc)
+		return rc;
 	fe->protocol_more = FE_P_LOG_SHMFD | FE_P_INFLIGHT_SHMFD;
 	rc = fe_start(fe, 2, 64, ~UINT64_C(0));
 	if (!rc)

@@ -188,6 +188,33 @@ int fe_recv(struct fe *fe, struct fe_header *header, void *payload, uint32_t roo
 	return rc < 0 ? rc : (int)header->size;
 }
 
+int fe_recv_fd(struct fe *fe, struct fe_header *header, void *payload, uint32_t room, int *fd)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = {header, sizeof(*header)};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	struct pollfd wait = {.fd = fe->sock, .events = POLLIN};
+	int rc;
+
+	*fd = -1;
+	if (poll(&wait, 1, FE_TIMEOUT_MS) != 1)
+		return -ETIMEDOUT;
+	if (recvmsg(fe->sock, &msg, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof(*header))
+		return -ECONNRESET;
+	if (CMSG_FIRSTHDR(&msg))
+		memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(*fd));
+	if (header->size > room)
+		return -EMSGSIZE;
+	rc = recv_all(fe, payload, header->size);
+	return rc < 0 ? rc : (int)header->size;
+}
+
 int fe_ack(struct fe *fe, uint32_t request, const void *payload, uint32_t size, const int *fds,
 	   unsigned fd_count)
 {
@@ -481,34 +508,17 @@ int fe_get_inflight(struct fe *fe, unsigned queues, unsigned queue_size,
 		    struct fe_inflight *inflight, int *fd)
 {
 	struct fe_inflight asked = {.queues = (uint16_t)queues, .queue_size = (uint16_t)queue_size};
-	struct __attribute__((packed)) {
-		struct fe_header header;
-		struct fe_inflight inflight;
-	} answer;
-	union {
-		char space[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = {&answer, sizeof(answer)};
-	struct msghdr msg = {.msg_iov = &iov,
-			     .msg_iovlen = 1,
-			     .msg_control = &control,
-			     .msg_controllen = sizeof(control)};
-	struct pollfd wait = {.fd = fe->sock, .events = POLLIN};
+	struct fe_header header;
 	int rc = fe_send(fe, FE_GET_INFLIGHT_FD, 0, &asked, sizeof(asked), NULL, 0);
 
 	if (rc < 0)
 		return rc;
-	if (poll(&wait, 1, FE_TIMEOUT_MS) != 1)
-		return -ETIMEDOUT;
-	if (recvmsg(fe->sock, &msg, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof(answer))
-		return -ECONNRESET;
-	if (answer.header.request != FE_GET_INFLIGHT_FD ||
-	    answer.header.size != sizeof(*inflight) || !CMSG_FIRSTHDR(&msg))
-		return -EBADMSG;
-	memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(*fd));
-	*inflight = answer.inflight;
-	return 0;
+	rc = fe_recv_fd(fe, &header, inflight, sizeof(*inflight), fd);
+	if (rc < 0)
+		return rc;
+	return header.request == FE_GET_INFLIGHT_FD && rc == sizeof(*inflight) && *fd >= 0
+		       ? 0
+		       : -EBADMSG;
 }
 
 int fe_set_inflight(struct fe *fe, const struct fe_inflight *inflight, int fd)

@@ -40,6 +40,9 @@ enum fe_message {
 	FE_SET_BACKEND_REQ_FD = 21,
 	FE_GET_CONFIG = 24,
 	FE_SET_CONFIG = 25,
+	FE_POSTCOPY_ADVISE = 28,
+	FE_POSTCOPY_LISTEN = 29,
+	FE_POSTCOPY_END = 30,
 	FE_GET_INFLIGHT_FD = 31,
 	FE_SET_INFLIGHT_FD = 32,
 	FE_RESET_DEVICE = 34,
@@ -63,6 +66,7 @@ enum fe_message {
 #define FE_P_MQ (UINT64_C(1) << 0)
 #define FE_P_LOG_SHMFD (UINT64_C(1) << 1)
 #define FE_P_REPLY_ACK (UINT64_C(1) << 3)
+#define FE_P_PAGEFAULT (UINT64_C(1) << 8)
 #define FE_P_CONFIG (UINT64_C(1) << 9)
 #define FE_P_INFLIGHT_SHMFD (UINT64_C(1) << 12)
 #define FE_P_RESET_DEVICE (UINT64_C(1) << 13)
@@ -177,6 +181,8 @@ int fe_send_raw(struct fe *fe, const void *bytes, size_t size, const int *fds, u
 int fe_send(struct fe *fe, uint32_t request, uint32_t flags, const void *payload, uint32_t size,
 	    const int *fds, unsigned fd_count);
 int fe_recv(struct fe *fe, struct fe_header *header, void *payload, uint32_t room);
+/* With one descriptor: *fd, the caller's, or -1 when none came. */
+int fe_recv_fd(struct fe *fe, struct fe_header *header, void *payload, uint32_t room, int *fd);
 /* Sends with NEED_REPLY; 0, or -EREMOTEIO when the answer is non-zero. */
 int fe_ack(struct fe *fe, uint32_t request, const void *payload, uint32_t size, const int *fds,
 	   unsigned fd_count);
@@ -204,6 +210,13 @@ int fe_set_log(struct fe *fe, int fd, uint64_t size, uint64_t offset);
 int fe_get_inflight(struct fe *fe, unsigned queues, unsigned queue_size,
 		    struct fe_inflight *inflight, int *fd);
 int fe_set_inflight(struct fe *fe, const struct fe_inflight *inflight, int fd);
+/* Postcopy, frontend_postcopy.c: a userfaultfd, which is the caller's; the table, and where the
+ * back-end has it; the word that faults in it are answered, by a message of this kind. */
+int fe_postcopy_advise(struct fe *fe, int *uffd);
+int fe_postcopy_listen(struct fe *fe);
+int fe_postcopy_table(struct fe *fe, uint64_t *base);
+int fe_postcopy_ack(struct fe *fe, uint32_t request);
+int fe_postcopy_end(struct fe *fe);
 /* A new connection that goes on with rings and memory as they are, as after a crash. */
 int fe_recover(struct fe *fe, const char *path, const struct fe_inflight *inflight, int fd);
 /* negotiate + table + queues, with all that the back-end has */

@@ -42,6 +42,7 @@ static struct fe fe;
 static struct fe_inflight inflight;
 static int record_fd = -1;
 static struct queue_state *record;
+static unsigned record_num = NUM; /* entries, at least as many as the ring has */
 
 static int start(void **state)
 {
@@ -77,7 +78,7 @@ static struct fe_queue *ring_of(unsigned count, uint64_t features)
 				      FE_P_MQ | FE_P_REPLY_ACK | FE_P_CONFIG | FE_P_INFLIGHT_SHMFD),
 			 0);
 	assert_int_equal(fe_set_table(&fe), 0);
-	assert_int_equal(fe_get_inflight(&fe, 1, NUM, &inflight, &record_fd), 0);
+	assert_int_equal(fe_get_inflight(&fe, 1, record_num, &inflight, &record_fd), 0);
 	assert_true(inflight.size >= sizeof(*record) + NUM * sizeof(record->desc[0]));
 	record = mmap(NULL, inflight.size, PROT_READ | PROT_WRITE, MAP_SHARED, record_fd, 0);
 	assert_ptr_not_equal(record, MAP_FAILED);
@@ -92,9 +93,9 @@ static struct fe_queue *ring_of(unsigned count, uint64_t features)
 	}
 	fe_kick(q);
 	record->version = 1;
-	record->desc_num = NUM;
+	record->desc_num = (uint16_t)record_num;
 	record->used_wrap_counter = record->old_used_wrap_counter = 1;
-	for (unsigned i = 0; i < NUM; i++)
+	for (unsigned i = 0; i < record_num; i++)
 		record->desc[i].next = (uint16_t)(i + 1);
 	return q;
 }
@@ -267,6 +268,26 @@ static void records_that_are_none(void **state)
 	assert_int_equal(fe_blk(q, VIRTIO_BLK_T_IN, 0, FE_DATA, 512), VIRTIO_BLK_S_OK);
 }
 
+/* Its lists are right, and have more descriptors than there are in the ring. */
+static void a_record_of_more_than_the_ring(void **state)
+{
+	struct fe_queue *q;
+
+	record_num = 2 * NUM;
+	q = ring_of(5, 0);
+	record_num = NUM;
+	take(q, 0, 12, 1);
+	for (unsigned i = 12; i < 20; i++)
+		record->desc[i].flags = VRING_DESC_F_NEXT;
+	record->desc[12] = (struct desc_state){.inflight = 1, .next = 13, .num = 8, .counter = 2};
+	record->free_head = record->old_free_head = 20;
+	run(q);
+	assert_int_equal(fe_queue_stop(q, NULL), 0);
+	assert_int_equal(be_status(&be, "broken_queues"), 1);
+	assert_int_equal(be_status(&be, "in_flight"), 0);
+	assert_int_equal(fe_blk_status(&fe, FE_DATA), 0xff); /* none of it was taken */
+}
+
 static void records_too_small_for_the_layout(void **state)
 {
 	ring_of(1, 0);
@@ -284,7 +305,7 @@ int main(int argc, char **argv)
 		TEST(taken_again_by_age_then_the_rest), TEST(chains_of_several),
 		TEST(published_is_not_taken_again),	TEST(not_published_is_taken_again),
 		TEST(half_taken_is_taken_once),		TEST(records_that_are_none),
-		TEST(records_too_small_for_the_layout),
+		TEST(a_record_of_more_than_the_ring),	TEST(records_too_small_for_the_layout),
 	};
 
 	be_args(argc, argv);
