@@ -220,7 +220,9 @@ static int read_packed(struct walk *walk, const struct table *table, unsigned in
 	return 0;
 }
 
-static int walk_chain(struct walk *walk, struct table table, unsigned index, unsigned left)
+/* One copy of it for each layout: @packed is a constant for the compiler. */
+__attribute__((always_inline)) static inline int
+walk_chain(struct walk *walk, struct table table, bool packed, unsigned index, unsigned left)
 {
 	struct gr__queue *q = walk->q;
 	struct wire_desc desc;
@@ -232,8 +234,8 @@ static int walk_chain(struct walk *walk, struct table table, unsigned index, uns
 			return fault(q, "a descriptor past its table");
 		if (!left--)
 			return fault(q, "a chain that is longer than its table, or a loop");
-		rc = q->packed ? read_packed(walk, &table, index, &desc)
-			       : read_bytes(q, &table, index, &desc);
+		rc = packed ? read_packed(walk, &table, index, &desc)
+			    : read_bytes(q, &table, index, &desc);
 		if (rc < 0)
 			return rc;
 		if (desc.flags & WIRE_DESC_INDIRECT) {
@@ -258,19 +260,21 @@ static int walk_ring(struct walk *walk, const struct gr__ring *ring,
 {
 	struct gr__queue *q = walk->q;
 	struct table table = {.host = (const char *)ring->desc, .count = q->num};
-	unsigned at = q->last_avail & (q->num - 1);
+	unsigned at = q->last_avail & (q->num - 1), left;
 
 	if (!q->packed) {
 		walk->head = again ? again->head : gr__ring_avail_entry(ring, at);
-		return walk_chain(walk, table, walk->head, q->num);
+		return walk_chain(walk, table, false, walk->head, q->num);
 	}
 	walk->entry = q->inflight.free_head;
 	/* those that we have are not there to be taken, whatever their flags say */
-	if (!again)
-		return walk_chain(walk, table, q->last_avail, q->num - q->taken);
-	table.recorded = true;
-	table.count = q->inflight.size;
-	return walk_chain(walk, table, again->head, again->count);
+	left = q->num - q->taken;
+	if (again) {
+		table.recorded = true;
+		table.count = q->inflight.size;
+		left = again->count;
+	}
+	return walk_chain(walk, table, true, again ? again->head : q->last_avail, left);
 }
 
 int gr__chain_take(struct gr__queue *q, const struct gr__ring *ring,

@@ -176,7 +176,7 @@ static void a_log_stays_while_somebody_marks_in_it(void **state)
 	assert_int_equal(fe_set_log(&fe, fds[0], LOG_SIZE, 0), 0);
 	assert_int_equal(submit(&fe.queues[0], 0), 0);
 	set(&answered, 0);
-	gr__hook_point = stop_at;
+	__atomic_store_n(&gr__hook_point, stop_at, __ATOMIC_RELEASE); /* pairs: gr__point() */
 	arm("log.mark");
 	fe_kick(&fe.queues[0]);
 	assert_true(gate_wait(&arrived));
@@ -185,7 +185,7 @@ static void a_log_stays_while_somebody_marks_in_it(void **state)
 	assert_int_equal(get(&answered), 0);
 	gate_open(&go_on);
 	pthread_join(thread, &rc);
-	gr__hook_point = NULL;
+	__atomic_store_n(&gr__hook_point, NULL, __ATOMIC_RELEASE);
 	assert_null(rc);
 	assert_int_equal(fe_wait(&fe.queues[0], FE_TIMEOUT_MS, NULL, NULL), 1);
 	assert_inverted(0);
