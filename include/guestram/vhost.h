@@ -117,6 +117,8 @@ struct gr_vhost_ops {
  * @threads:     workers, at most @queues; 0: one for each queue
  * @queue_size_max: entries of a ring, split or packed: a power of two, 2 to 32768; 0: 1024
  * @log, @log_context: lines for people; NULL: nowhere. May run on any thread of the server.
+ * @poll_ns:     a worker without work looks at its rings for as long as this before it sleeps,
+ *               while what comes, comes within this time; 0: it sleeps at once
  */
 struct gr_vhost_opts {
 	const char *socket_path;
@@ -128,7 +130,8 @@ struct gr_vhost_opts {
 	unsigned queue_size_max;
 	gr_log_fn log;
 	void *log_context;
-	uint64_t reserved[8]; /* zero */
+	uint64_t poll_ns;
+	uint64_t reserved[7]; /* zero */
 };
 
 /**

@@ -368,4 +368,7 @@ void gr__queue_complete(struct gr__slot *slot, uint64_t written)
 	__atomic_store_n(&q->in_flight, q->in_flight - 1, __ATOMIC_RELAXED);
 	q->done[q->done_count++] =
 		(struct gr__done){(uint32_t)written, slot->head, slot->count, slot->entry};
+	/* so that the driver goes on while the rest of the batch is done */
+	if (q->done_count >= GR__QUEUE_FLUSH)
+		gr__queue_flush(q);
 }

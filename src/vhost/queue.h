@@ -23,7 +23,8 @@
 struct gr__worker;
 
 #define GR__QUEUE_BATCH 64
-#define GR__SLOT_ROOM 16 /* pieces of a request for which no memory is sought */
+#define GR__QUEUE_FLUSH 8 /* done, and published without waiting for the end of the batch */
+#define GR__SLOT_ROOM 16  /* pieces of a request for which no memory is sought */
 
 /* A piece of a request that the device writes: where it is to be marked. The iovecs that the device
  * has may change under its hands. */

@@ -240,6 +240,7 @@ GR_API int gr_vhost_open(const struct gr_vhost_opts *opts, struct gr_vhost **res
 	server->log = opts->log;
 	server->log_context = opts->log_context;
 	server->queue_size_max = opts->queue_size_max ? opts->queue_size_max : 1024;
+	server->poll_ns = opts->poll_ns;
 	server->queue_count = opts->queues ? opts->queues : 1;
 	server->worker_count = opts->threads ? opts->threads : server->queue_count;
 	server->socket_path = gr__strdup(opts->socket_path);

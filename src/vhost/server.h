@@ -30,6 +30,7 @@ struct gr_vhost {
 	void *log_context;
 	char *socket_path;
 	unsigned queue_size_max;
+	uint64_t poll_ns; /* const */
 	unsigned queue_count, worker_count;
 	struct gr__queue *queues;
 	struct gr__worker *workers;

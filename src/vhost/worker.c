@@ -9,9 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 
 /* Of a ring whose driver gives no kicks, between two looks at it. */
 #define POLL_MS 1
+/* How long a worker looks at first before it sleeps, when it may. */
+#define POLL_FIRST_NS 4000
 
 static _Thread_local struct gr__worker *this_worker;
 
@@ -164,6 +167,47 @@ static unsigned run_queues(struct gr__worker *worker)
 	return done;
 }
 
+/* ns, of CLOCK_MONOTONIC */
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* A round found nothing. true: look again, something is likely to come before a sleep would end. */
+static bool poll_on(struct gr__worker *worker)
+{
+	uint64_t now;
+
+	if (!worker->poll_ns)
+		return false;
+	now = now_ns();
+	if (!worker->idle_since)
+		worker->idle_since = now;
+	return now - worker->idle_since < worker->poll_ns;
+}
+
+/*
+ * What came soon after we went to sleep would have been met by a longer look: look twice as long
+ * next time. After a long sleep start over.
+ */
+static void sleep_and_learn(struct gr__worker *worker)
+{
+	uint64_t most = worker->server->poll_ns, begin = most ? now_ns() : 0;
+
+	sleep_until_event(worker);
+	if (!most)
+		return;
+	if (now_ns() - begin > most)
+		worker->poll_ns = 0;
+	else
+		worker->poll_ns = worker->poll_ns ? worker->poll_ns * 2 : POLL_FIRST_NS;
+	if (worker->poll_ns > most)
+		worker->poll_ns = most;
+}
+
 static void run(void *arg)
 {
 	struct gr__worker *worker = arg;
@@ -178,8 +222,11 @@ static void run(void *arg)
 		for (unsigned i = 0; i < worker->queue_count; i++)
 			gr__queue_flush(worker->queues[i]);
 		run_pending(worker);
+		if (!done && poll_on(worker))
+			continue;
 		if (!done)
-			sleep_until_event(worker);
+			sleep_and_learn(worker);
+		worker->idle_since = 0;
 	}
 }
 

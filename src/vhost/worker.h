@@ -39,8 +39,11 @@ struct gr__worker {
 	void *command_arg;
 	bool stop; /* wr: lock */
 
-	gr__worker_fn pending; /* of the thread: a command not yet done */
+	/* of the thread */
+	gr__worker_fn pending; /* a command not yet done */
 	void *pending_arg;
+	uint64_t poll_ns;    /* how long to look before it sleeps, for now */
+	uint64_t idle_since; /* when it began to look, or 0 */
 };
 
 /* The device's worker and the thread; queues and queue_count are set. 0 or -errno. */

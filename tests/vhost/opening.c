@@ -53,7 +53,7 @@ static void open_refuses(void **state)
 		 {.socket_path = server_path, .ops = &inverter_ops, .queue_size_max = 1},
 		 -EINVAL},
 		{"reserved",
-		 {.socket_path = server_path, .ops = &inverter_ops, .reserved = {[7] = 1}},
+		 {.socket_path = server_path, .ops = &inverter_ops, .reserved = {[6] = 1}},
 		 -EINVAL},
 		{"long server_path",
 		 {.socket_path = long_path, .ops = &inverter_ops},
