@@ -59,7 +59,9 @@ void fuzz_state_help(const struct argp_state *state, FILE *stream, unsigned flag
 
 int fuzz_blk_open(struct blk *blk, const char *path, const char **what)
 {
-	FUZZ_CHECK(path && blk->queues >= 1 && blk->queues <= 256);
+	FUZZ_CHECK((path || blk->sectors) && blk->queues >= 1 && blk->queues <= 256);
+	FUZZ_CHECK(blk->block_size >= BLK_SECTOR && blk->block_size <= BLK_BLOCK_MAX &&
+		   !(blk->block_size & (blk->block_size - 1)));
 	FUZZ_CHECK(blk->worker_max >= 1 && blk->worker_max <= blk->queues);
 	FUZZ_CHECK(strnlen(blk->id, sizeof(blk->id)) <= BLK_ID_BYTES);
 	FUZZ_CHECK(blk->io == BLK_IO_AUTO || blk->io == BLK_IO_URING || blk->io == BLK_IO_PLAIN);
@@ -92,7 +94,8 @@ int fuzz_bench_init(struct bench *bench, const char *name, bool quick)
 	(void)quick;
 	memset(bench, 0, sizeof(*bench));
 	FUZZ_CHECK(!strcmp(name, "lookup") || !strcmp(name, "update") || !strcmp(name, "access") ||
-		   !strcmp(name, "reclaim"));
+		   !strcmp(name, "reclaim") || !strcmp(name, "change") || !strcmp(name, "dirty") ||
+		   !strcmp(name, "window") || !strcmp(name, "blk"));
 	accepted = true;
 	return -ENOMEM;
 }
@@ -242,6 +245,21 @@ static const char *const words[] = {
 	"--machine",
 	"--no-vaddr",
 	"--status",
+	"--null",
+	"--poll",
+	"--direct",
+	"--block-size",
+	"--blockdev",
+	"--export",
+	"--object",
+	"file,node-name=f,filename=x",
+	"driver=null-co,node-name=f,size=1G",
+	"raw,node-name=g,file=f,read-only=on",
+	"vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path=s",
+	"type=vhost-user-blk,id=e,node-name=g,addr.type=unix,addr.path=s,writable=on,iothread=t",
+	"iothread,id=t,poll-max-ns=0",
+	"iothread,id=,,,poll-max-ns=1k,",
+	"file,node-name=f,filename=x,cache.direct=on,aio=io_uring,discard=unmap",
 };
 
 /* Arguments into @args; returns how many. */
@@ -253,7 +271,7 @@ static int make_args(const uint8_t *data, size_t size, char *text, size_t room, 
 	args[count++] = strcpy(text, "guestram");
 	at = strlen(text) + 1;
 	args[count] = text + at;
-	for (size_t i = 0; i < size && count < ARGS_MAX && at + 64 < room; i++) {
+	for (size_t i = 0; i < size && count < ARGS_MAX && at + 128 < room; i++) {
 		const char *word = NULL;
 
 		if (data[i] >= 0x80)

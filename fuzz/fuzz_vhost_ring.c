@@ -79,8 +79,8 @@ static const struct gr_vhost_ops plain_ops = {.handle = handle};
 #ifdef FUZZ_BLK
 /* By plain system calls, and by io_uring where the kernel lets us. */
 static struct blk disks[2] = {
-	{.fd = -1, .io = BLK_IO_PLAIN, .queues = 1, .worker_max = 1},
-	{.fd = -1, .io = BLK_IO_AUTO, .queues = 1, .worker_max = 1},
+	{.fd = -1, .block_size = BLK_SECTOR, .queues = 1, .worker_max = 1},
+	{.fd = -1, .block_size = BLK_SECTOR, .queues = 1, .worker_max = 1},
 };
 static struct gr_vhost_ops disk_ops[2];
 static int disk_file = -1;
@@ -93,11 +93,23 @@ static void blk_handle(void *context, void *worker, struct gr_vhost_request *con
 	((struct blk *)context)->ops.handle(context, worker, requests, count);
 }
 
+/* By itself a disk takes plain calls for a file in memory, as this one is. */
+static enum blk_io by_uring(void)
+{
+	struct io_uring ring;
+
+	if (io_uring_queue_init(2, &ring, 0) < 0)
+		return BLK_IO_PLAIN;
+	io_uring_queue_exit(&ring);
+	return BLK_IO_URING;
+}
+
 static struct gr_vhost *open_disk(unsigned i)
 {
 	const char *what;
 	char path[64];
 
+	disks[i].io = i ? by_uring() : BLK_IO_PLAIN;
 	if (disk_file < 0)
 		disk_file = memfd_create("fuzz-disk", MFD_CLOEXEC);
 	FUZZ_CHECK(disk_file >= 0 && !ftruncate(disk_file, DISK));

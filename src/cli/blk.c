@@ -73,9 +73,11 @@ static bool take_status(struct blk_op *op)
 	return true;
 }
 
+/* Whole blocks, within the disk? */
 static bool on_disk(const struct blk *blk, uint64_t sector, uint64_t sectors)
 {
-	return sector <= blk->sectors && sectors <= blk->sectors - sector;
+	return !((sector | sectors) & (blk->block_size / BLK_SECTOR - 1)) &&
+	       sector <= blk->sectors && sectors <= blk->sectors - sector;
 }
 
 static void start_move(struct blk_worker *worker, struct blk_op *op, uint64_t sector)
@@ -106,6 +108,7 @@ static void start_zeroes(struct blk_worker *worker, struct blk_op *op)
 	uint32_t most = discard ? BLK_DISCARD_SECTORS_MAX : BLK_ZEROES_SECTORS_MAX;
 	uint32_t known = discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
 	struct virtio_blk_discard_write_zeroes what;
+	bool hole;
 
 	/* one segment, as the configuration says */
 	if (op->request->out_length != sizeof(what) ||
@@ -121,12 +124,12 @@ static void start_zeroes(struct blk_worker *worker, struct blk_op *op)
 		answer(worker, op, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	if (!what.num_sectors) {
+	if (!what.num_sectors || (discard && worker->blk->keep_discarded)) {
 		answer(worker, op, VIRTIO_BLK_S_OK);
 		return;
 	}
-	op->mode = FALLOC_FL_KEEP_SIZE |
-		   (discard || what.flags ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+	hole = discard || (what.flags && !worker->blk->keep_discarded);
+	op->mode = FALLOC_FL_KEEP_SIZE | (hole ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
 	op->offset = what.sector * BLK_SECTOR;
 	op->left = (uint64_t)what.num_sectors * BLK_SECTOR;
 	blk_io_start(worker, op);
@@ -218,14 +221,14 @@ static void get_config(void *context, void *bytes)
 	struct virtio_blk_config config = {
 		.capacity = blk->sectors,
 		.seg_max = BLK_SEG_MAX,
-		.blk_size = BLK_SECTOR,
+		.blk_size = blk->block_size,
 		.num_queues = (uint16_t)blk->queues,
 	};
 
 	if (!blk->read_only) {
 		config.max_discard_sectors = BLK_DISCARD_SECTORS_MAX;
 		config.max_discard_seg = 1;
-		config.discard_sector_alignment = 1;
+		config.discard_sector_alignment = blk->block_size / BLK_SECTOR;
 		config.max_write_zeroes_sectors = BLK_ZEROES_SECTORS_MAX;
 		config.max_write_zeroes_seg = 1;
 		config.write_zeroes_may_unmap = 1;
@@ -275,34 +278,55 @@ static int worker_fd(void *context, void *worker_context)
 	return worker->uring ? worker->ring.ring_fd : -1;
 }
 
-int blk_open(struct blk *blk, const char *path, const char **what)
+static int open_file(struct blk *blk, const char *path, const char **what)
 {
+	int flags = (blk->read_only ? O_RDONLY : O_RDWR) | (blk->direct ? O_DIRECT : 0);
+	int fd = open(path, flags | O_CLOEXEC), rc = -EINVAL;
+	uint32_t align;
 	struct stat st;
 	off_t size;
-	int rc;
 
-	blk->fd = open(path, (blk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	*what = "cannot be opened";
-	if (blk->fd < 0)
+	if (fd < 0)
 		return -errno;
 	*what = "neither a file nor a block device";
-	if (fstat(blk->fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
-		rc = -EINVAL;
+	if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		goto close_fd;
-	}
-	*what = "has no sector";
-	size = lseek(blk->fd, 0, SEEK_END);
-	if (size < BLK_SECTOR) {
+	align = blk->direct ? blk_io_direct_align(fd) : 0;
+	*what = "past the page cache its blocks are larger than the disk's: see --block-size";
+	if (align > blk->block_size)
+		goto close_fd;
+	size = lseek(fd, 0, SEEK_END);
+	*what = "has no block";
+	if (size < (off_t)blk->block_size) {
 		rc = size < 0 ? -errno : -EINVAL;
 		goto close_fd;
 	}
+	blk->sectors = (uint64_t)size / BLK_SECTOR;
+	blk->fd = fd;
+	return 0;
+
+close_fd:
+	close(fd);
+	return rc;
+}
+
+int blk_open(struct blk *blk, const char *path, const char **what)
+{
+	int rc = path ? open_file(blk, path, what) : 0;
+
+	if (rc < 0)
+		return rc;
+	blk->sectors -= blk->sectors % (blk->block_size / BLK_SECTOR);
+	*what = "has no block";
+	if (!blk->sectors)
+		return -EINVAL;
 	*what = "no memory";
 	blk->workers = calloc(blk->worker_max, sizeof(struct blk_worker *));
 	if (!blk->workers) {
-		rc = -ENOMEM;
-		goto close_fd;
+		blk_close(blk);
+		return -ENOMEM;
 	}
-	blk->sectors = (uint64_t)size / BLK_SECTOR;
 	blk->ops = (struct gr_vhost_ops){
 		.features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
 			    BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_MQ),
@@ -320,20 +344,15 @@ int blk_open(struct blk *blk, const char *path, const char **what)
 				     ? BIT(VIRTIO_BLK_F_RO)
 				     : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 	return 0;
-
-close_fd:
-	close(blk->fd);
-	blk->fd = -1;
-	return rc;
 }
 
 void blk_close(struct blk *blk)
 {
-	if (blk->fd < 0)
-		return;
-	for (unsigned i = 0; i < blk->worker_max; i++)
+	for (unsigned i = 0; i < blk->worker_max && blk->workers; i++)
 		free(blk->workers[i]);
 	free(blk->workers);
-	close(blk->fd);
+	blk->workers = NULL;
+	if (blk->fd >= 0)
+		close(blk->fd);
 	blk->fd = -1;
 }

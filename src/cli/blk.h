@@ -34,7 +34,9 @@ enum blk_count {
 };
 
 #define BLK_ID_BYTES 20
+#define BLK_POLL_US 32 /* most that workers look for before they sleep, unless told */
 #define BLK_SECTOR 512
+#define BLK_BLOCK_MAX (2u << 20)
 #define BLK_SEG_MAX 126
 #define BLK_DISCARD_SECTORS_MAX (1u << 22)
 #define BLK_ZEROES_SECTORS_MAX (1u << 16)
@@ -44,17 +46,20 @@ struct blk_worker {
 	struct blk *blk;
 	bool uring;
 	struct io_uring ring;
-	unsigned queued;	     /* in the submission ring, not submitted */
-	unsigned submitted;	     /* not completed */
+	char *bounce;		     /* for what cannot go past the page cache; NULL: not yet */
 	uint64_t counts[BLK_COUNTS]; /* written by the worker, read relaxed by anybody */
 };
 
 struct blk {
-	int fd;
+	int fd; /* -1: a null disk, which keeps nothing */
 	bool read_only;
-	bool write_through; /* atomic, relaxed: the driver knows no flush */
+	bool direct;	     /* the file is read and written past the page cache */
+	bool keep_discarded; /* a discard does nothing, and zeroes make no holes */
+	bool zeroes;	     /* a null disk: reads give zeroes, or else nothing */
+	bool write_through;  /* atomic, relaxed: the driver knows no flush */
 	enum blk_io io;
 	uint64_t sectors;
+	uint32_t block_size; /* a power of two; requests are whole blocks */
 	unsigned queues;
 	char id[BLK_ID_BYTES + 1];
 	struct gr_vhost_ops ops;
@@ -81,6 +86,8 @@ void blk_close(struct blk *blk);
 uint64_t blk_counted(const struct blk *blk, enum blk_count count);
 
 /* blk_io.c */
+/* What offsets must be a multiple of in a file that was opened O_DIRECT; 0: unknown. */
+uint32_t blk_io_direct_align(int fd);
 int blk_io_open(struct blk_worker *worker);
 void blk_io_close(struct blk_worker *worker);
 /* Does the operation, or begins it. */

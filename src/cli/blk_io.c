@@ -7,12 +7,40 @@
 #include "blk.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 256
 #define REAP 64
+#define BOUNCE (256u << 10)
+#define BOUNCE_ALIGN 4096
+
+uint32_t blk_io_direct_align(int fd)
+{
+#ifdef STATX_DIOALIGN
+	struct statx stx;
+
+	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && (stx.stx_mask & STATX_DIOALIGN))
+		return stx.stx_dio_offset_align;
+#endif
+	return 0;
+}
+
+/*
+ * A file of tmpfs never waits, and io_uring hands each of its reads and writes to a thread, since
+ * the kernel does not know that: plain calls take half the time there.
+ */
+static bool in_memory(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC;
+}
 
 int blk_io_open(struct blk_worker *worker)
 {
@@ -22,7 +50,8 @@ int blk_io_open(struct blk_worker *worker)
 	struct blk *blk = worker->blk;
 	int rc = -ENOSYS;
 
-	if (blk->io == BLK_IO_PLAIN)
+	if (blk->io == BLK_IO_PLAIN || blk->fd < 0 ||
+	    (blk->io == BLK_IO_AUTO && in_memory(blk->fd)))
 		return 0;
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]) && rc < 0; i++)
 		rc = io_uring_queue_init(RING_ENTRIES, &worker->ring, flags[i]);
@@ -43,6 +72,8 @@ void blk_io_close(struct blk_worker *worker)
 	if (worker->uring)
 		io_uring_queue_exit(&worker->ring);
 	worker->uring = false;
+	free(worker->bounce);
+	worker->bounce = NULL;
 }
 
 static int write_flags(const struct blk_worker *worker)
@@ -71,7 +102,7 @@ static void advance(struct blk_op *op, uint64_t moved)
 
 static int write_zeroes_by_hand(int fd, uint64_t offset, uint64_t length)
 {
-	static const char zeroes[65536];
+	static const char zeroes[65536] __attribute__((aligned(BOUNCE_ALIGN)));
 
 	while (length) {
 		size_t part = length < sizeof(zeroes) ? length : sizeof(zeroes);
@@ -101,12 +132,52 @@ static int zeroes_otherwise(const struct blk_worker *worker, const struct blk_op
 	return write_zeroes_by_hand(fd, op->offset, op->left);
 }
 
+/*
+ * Past the page cache the kernel wants memory as it is cut in blocks, which a guest need not give:
+ * one part goes through a buffer of ours.
+ */
+static ssize_t bounced_step(struct blk_worker *worker, const struct blk_op *op)
+{
+	size_t length = op->left < BOUNCE ? op->left : BOUNCE, at = 0;
+	bool read = op->kind == BLK_READ;
+	ssize_t rc = (ssize_t)length;
+
+	if (!worker->bounce)
+		worker->bounce = aligned_alloc(BOUNCE_ALIGN, BOUNCE);
+	if (!worker->bounce)
+		return -ENOMEM;
+	if (read)
+		rc = pread(worker->blk->fd, worker->bounce, length, (off_t)op->offset);
+	if (rc < 0)
+		return -errno;
+	for (unsigned i = 0; at < (size_t)rc; i++) {
+		size_t part = op->iov[i].iov_len;
+
+		if (part > (size_t)rc - at)
+			part = (size_t)rc - at;
+		if (read)
+			memcpy(op->iov[i].iov_base, worker->bounce + at, part);
+		else
+			memcpy(worker->bounce + at, op->iov[i].iov_base, part);
+		at += part;
+	}
+	if (!read) {
+		struct iovec iov = {worker->bounce, length};
+
+		rc = pwritev2(worker->blk->fd, &iov, 1, (off_t)op->offset, write_flags(worker));
+	}
+	return rc < 0 ? -errno : rc;
+}
+
 /* One step ended with @result, as of a system call. true: the operation goes on. */
 static bool step_ended(struct blk_worker *worker, struct blk_op *op, ssize_t result)
 {
 	bool moves = op->kind == BLK_READ || op->kind == BLK_WRITE;
-	int error = result < 0 ? (int)result : 0;
+	int error;
 
+	if (result == -EINVAL && worker->blk->direct && moves)
+		result = bounced_step(worker, op);
+	error = result < 0 ? (int)result : 0;
 	if (error == -EINTR || error == -EAGAIN)
 		return true;
 	if (error == -EOPNOTSUPP && (op->kind == BLK_DISCARD || op->kind == BLK_WRITE_ZEROES))
@@ -125,11 +196,23 @@ static bool step_ended(struct blk_worker *worker, struct blk_op *op, ssize_t res
 /* ---------------------------------------------------------------------------- plain system calls
  */
 
+/* No file: all is taken, and read as zeroes where that was asked for. */
+static ssize_t null_step(const struct blk_worker *worker, struct blk_op *op)
+{
+	if (op->kind != BLK_READ && op->kind != BLK_WRITE)
+		return 0;
+	for (unsigned i = 0; i < op->count && op->kind == BLK_READ && worker->blk->zeroes; i++)
+		memset(op->iov[i].iov_base, 0, op->iov[i].iov_len);
+	return (ssize_t)op->left;
+}
+
 static ssize_t plain_step(struct blk_worker *worker, struct blk_op *op)
 {
 	int fd = worker->blk->fd;
 	ssize_t rc;
 
+	if (fd < 0)
+		return null_step(worker, op);
 	switch (op->kind) {
 	case BLK_READ:
 		rc = preadv(fd, op->iov, (int)op->count, (off_t)op->offset);

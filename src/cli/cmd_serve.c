@@ -5,7 +5,7 @@
  * Threads: main waits for signals; one thread serves messages; the library's workers run the
  * queues, and one more answers the status socket, so that it answers while requests hang.
  */
-#include "blk.h"
+#include "blk_args.h"
 #ifdef CLI_STATUS
 #include "blk_status.h"
 #endif
@@ -25,45 +25,97 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-struct args {
-	const char *socket, *file, *status, *id;
-	bool read_only;
-	unsigned queues, threads;
-	enum blk_io io;
-};
-
 enum option_key {
 	KEY_SOCKET = 256,
 	KEY_FILE,
+	KEY_NULL,
 	KEY_READ_ONLY,
+	KEY_DIRECT,
+	KEY_BLOCK_SIZE,
 	KEY_QUEUES,
 	KEY_THREADS,
+	KEY_POLL,
 	KEY_STATUS,
 	KEY_IO,
 	KEY_SERIAL,
+	KEY_BLOCKDEV,
+	KEY_EXPORT,
+	KEY_OBJECT,
 };
 
 static const struct argp_option options[] = {
 	{"socket", KEY_SOCKET, "PATH", 0, "Listen for a vhost-user front-end here", 0},
 	{"file", KEY_FILE, "FILE", 0, "The disk: a file or block device", 0},
+	{"null", KEY_NULL, "SIZE", 0,
+	 "No file: a disk of SIZE bytes that keeps nothing, to measure all but the file", 0},
 	{"read-only", KEY_READ_ONLY, NULL, 0, "Refuse writes", 0},
+	{"direct", KEY_DIRECT, NULL, 0, "Go past the host's page cache", 0},
+	{"block-size", KEY_BLOCK_SIZE, "BYTES", 0,
+	 "What the disk says its blocks have, a power of two (default 512)", 0},
 	{"queues", KEY_QUEUES, "N", 0, "Queues the disk has (default 1)", 0},
 	{"threads", KEY_THREADS, "N", 0, "Threads that run them (default: one each)", 0},
+	{"poll", KEY_POLL, "US", 0,
+	 "Look at the rings for up to US microseconds before sleeping, while that is worth it "
+	 "(default 32; 0: never)",
+	 0},
 #ifdef CLI_STATUS
 	{"status", KEY_STATUS, "PATH", 0,
 	 "Let 'guestram map', 'top' and 'dump' look at it through this socket", 0},
 	{"status-socket", 0, NULL, OPTION_ALIAS, NULL, 0},
 #endif
 	{"io", KEY_IO, "uring|plain", 0,
-	 "How the file is read and written (default: uring if it can be)", 0},
+	 "How the file is read and written (default: plain calls in memory, else uring if it can "
+	 "be)",
+	 0},
 	{"serial", KEY_SERIAL, "TEXT", 0,
-	 "The disk's identification, up to 20 bytes (default: the file's name)", 0},
+	 "The disk's identification, up to 20 bytes (default: the file's name, if it is as short)",
+	 0},
+	{NULL, 0, NULL, 0, "The words of qemu-storage-daemon, instead of --socket and --file:", 1},
+	{"blockdev", KEY_BLOCKDEV, "driver=file,node-name=NODE,filename=FILE,…", 0,
+	 "The disk; driver: file, host_device, null-co, or raw over another node", 0},
+	{"export", KEY_EXPORT,
+	 "type=vhost-user-blk,id=ID,node-name=NODE,addr.type=unix,addr.path=PATH,…", 0,
+	 "Where it is offered", 0},
+	{"object", KEY_OBJECT, "iothread,id=ID[,poll-max-ns=NS]", 0,
+	 "A thread that an export may name", 0},
 	{0},
 };
 
+/* @option and what --blockdev or --export said are the same thing. */
+static void say_once(const struct argp_state *state, const char *option, bool given)
+{
+	if (given)
+		cli_usage(state, "%s, and --blockdev or --export: say it in one way", option);
+}
+
+/* All was read: is it a disk? */
+static void check(const struct argp_state *state, struct blk_args *args)
+{
+	if (blk_words_given(&args->words)) {
+		say_once(state, "--socket", args->socket);
+		say_once(state, "--null", args->null_size);
+		say_once(state, "--file", args->file);
+		say_once(state, "--read-only", args->read_only);
+		say_once(state, "--direct", args->direct);
+		say_once(state, "--block-size", args->block_size);
+		say_once(state, "--queues", args->queues);
+		blk_words_apply(state, &args->words, args);
+	}
+	args->queues = args->queues ? args->queues : 1;
+	args->block_size = args->block_size ? args->block_size : BLK_SECTOR;
+	if (!args->socket || (!args->file && !args->null_size))
+		cli_usage(state, "--socket and --file are needed");
+	if (args->file && args->null_size)
+		cli_usage(state, "--file and --null: one disk for each program");
+	if (args->block_size & (args->block_size - 1))
+		cli_usage(state, "a block of %u bytes: not a power of two", args->block_size);
+	if (args->threads > args->queues)
+		cli_usage(state, "--threads: %u for %u queues", args->threads, args->queues);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	struct args *args = state->input;
+	struct blk_args *args = state->input;
 
 	switch (key) {
 	case KEY_SOCKET:
@@ -72,14 +124,27 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_FILE:
 		args->file = arg;
 		return 0;
+	case KEY_NULL:
+		args->null_size = cli_number(state, "--null", arg, 512, UINT64_C(1) << 62);
+		return 0;
 	case KEY_READ_ONLY:
 		args->read_only = true;
+		return 0;
+	case KEY_DIRECT:
+		args->direct = true;
+		return 0;
+	case KEY_BLOCK_SIZE:
+		args->block_size =
+			(unsigned)cli_number(state, "--block-size", arg, 512, BLK_BLOCK_MAX);
 		return 0;
 	case KEY_QUEUES:
 		args->queues = (unsigned)cli_number(state, "--queues", arg, 1, 256);
 		return 0;
 	case KEY_THREADS:
 		args->threads = (unsigned)cli_number(state, "--threads", arg, 1, 256);
+		return 0;
+	case KEY_POLL:
+		args->poll_us = (unsigned)cli_number(state, "--poll", arg, 0, 1000000);
 		return 0;
 	case KEY_STATUS:
 		args->status = arg;
@@ -94,14 +159,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			cli_usage(state, "--io: neither uring nor plain: %s", arg);
 		args->io = strcmp(arg, "uring") ? BLK_IO_PLAIN : BLK_IO_URING;
 		return 0;
+	case KEY_BLOCKDEV:
+		blk_words_take(state, &args->words, "--blockdev", arg);
+		return 0;
+	case KEY_EXPORT:
+		blk_words_take(state, &args->words, "--export", arg);
+		return 0;
+	case KEY_OBJECT:
+		blk_words_take(state, &args->words, "--object", arg);
+		return 0;
 	case ARGP_KEY_ARG:
 		cli_usage(state, "unexpected: %s", arg);
 	case ARGP_KEY_END:
-		if (!args->socket || !args->file)
-			cli_usage(state, "--socket and --file are needed");
-		if (args->threads > args->queues)
-			cli_usage(state, "--threads: %u for %u queues", args->threads,
-				  args->queues);
+		check(state, args);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -151,7 +221,7 @@ static void wait_for_end(int signals, struct serving *serving)
 }
 
 #ifdef CLI_STATUS
-static int show_status(const struct args *args, struct blk_status *status)
+static int show_status(const struct blk_args *args, struct blk_status *status)
 {
 	int rc = args->status ? gr_status_add("blk", blk_status_text, status) : 0;
 
@@ -160,7 +230,7 @@ static int show_status(const struct args *args, struct blk_status *status)
 	return rc < 0 ? cli_fail_gr(rc, "serve") : CLI_OK;
 }
 
-static void hide_status(const struct args *args)
+static void hide_status(const struct blk_args *args)
 {
 	if (!args->status)
 		return;
@@ -169,7 +239,7 @@ static void hide_status(const struct args *args)
 }
 #endif
 
-static int serve(const struct args *args, struct blk *blk, int signals)
+static int serve(const struct blk_args *args, struct blk *blk, int signals)
 {
 	struct gr_vhost_opts opts = {
 		.socket_path = args->socket,
@@ -178,6 +248,7 @@ static int serve(const struct args *args, struct blk *blk, int signals)
 		.flags = GR_VHOST_SIGBUS,
 		.queues = args->queues,
 		.threads = args->threads,
+		.poll_ns = args->poll_us * UINT64_C(1000),
 		.log = log_line,
 	};
 	struct serving serving = {.rc = 0};
@@ -205,7 +276,7 @@ static int serve(const struct args *args, struct blk *blk, int signals)
 		rc = cli_fail(rc, "serve: no thread");
 		goto hide_status;
 	}
-	printf("guestram: serving %s (%llu bytes) at %s\n", args->file,
+	printf("guestram: serving %s (%llu bytes) at %s\n", args->file ? args->file : "nothing",
 	       (unsigned long long)blk->sectors * BLK_SECTOR, args->socket);
 	fflush(stdout);
 	wait_for_end(signals, &serving);
@@ -223,20 +294,36 @@ close_server:
 	return rc;
 }
 
-static int serve_blk(const struct args *args)
+/* What the guest reads as its serial number. A name that does not fit would be another one's. */
+static const char *identification(const struct blk_args *args)
+{
+	const char *name = args->file ? args->file : "null", *slash = strrchr(name, '/');
+
+	if (args->id)
+		return args->id;
+	name = slash ? slash + 1 : name;
+	return strlen(name) > BLK_ID_BYTES ? "" : name;
+}
+
+static int serve_blk(const struct blk_args *args)
 {
 	struct blk blk = {
 		.fd = -1,
+		.sectors = args->null_size / BLK_SECTOR,
+		.block_size = args->block_size,
 		.read_only = args->read_only,
+		.direct = args->direct,
+		.keep_discarded = args->keep_discarded,
+		.zeroes = args->zeroes,
 		.io = args->io,
 		.queues = args->queues,
 		.worker_max = args->threads ? args->threads : args->queues,
 	};
-	const char *name = strrchr(args->file, '/'), *what;
+	const char *name = args->file ? args->file : "null", *what;
 	int signals, rc;
 	sigset_t mask;
 
-	snprintf(blk.id, sizeof(blk.id), "%s", args->id ? args->id : name ? name + 1 : args->file);
+	snprintf(blk.id, sizeof(blk.id), "%s", identification(args));
 	/* blocked before there are threads, so that none of them gets one */
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGTERM);
@@ -247,7 +334,7 @@ static int serve_blk(const struct args *args)
 		return cli_fail(errno, "serve: no signal descriptor");
 	rc = blk_open(&blk, args->file, &what);
 	if (rc < 0) {
-		rc = cli_fail(rc, "%s: %s", args->file, what);
+		rc = cli_fail(rc, "%s: %s", name, what);
 		goto close_signals;
 	}
 	rc = serve(args, &blk, signals);
@@ -259,7 +346,7 @@ close_signals:
 
 int cmd_serve(int argc, char **argv)
 {
-	struct args args = {.queues = 1};
+	struct blk_args args = {.poll_us = BLK_POLL_US};
 	static const struct argp none = {
 		.args_doc = "blk OPTION…",
 		.doc = "Serve a device over vhost-user. Devices: blk (see 'guestram serve blk "
