@@ -22,7 +22,7 @@ check:
 	@scripts/check
 
 bench: build
-	@failed=0; for part in lookup update access reclaim dirty window change; do \
+	@failed=0; for part in lookup update access reclaim dirty window change blk; do \
 		$(PROGRAM) bench $$part || failed=1; done; exit $$failed
 
 install: build

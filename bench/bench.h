@@ -42,6 +42,7 @@ int bench_reclaim(struct bench *bench);
 int bench_change(struct bench *bench);
 int bench_dirty(struct bench *bench);
 int bench_window(struct bench *bench);
+int bench_blk(struct bench *bench); /* in a build with vhost */
 
 int bench_init(struct bench *bench, const char *name, bool quick);
 void bench_fini(struct bench *bench);
@@ -84,6 +85,9 @@ double bench_percentile(double *values, int count, double share);
 typedef void (*bench_fn)(void *context, int thread, uint64_t iterations);
 double bench_threads(const struct bench *bench, int threads, bench_fn fn, void *context,
 		     uint64_t iterations);
+
+/* Bind this thread to the @thread-th processor; refused: the figures are noisier. */
+void bench_bind(const struct bench *bench, int thread);
 
 /* So many iterations (a multiple of 64) take about as long as a piece should. */
 uint64_t bench_calibrate(const struct bench *bench, int threads, bench_fn fn, void *context);

@@ -223,17 +223,23 @@ static long preemptions(void)
 	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw;
 }
 
+void bench_bind(const struct bench *bench, int thread)
+{
+	cpu_set_t mine;
+
+	CPU_ZERO(&mine);
+	CPU_SET(bench->processor[thread], &mine);
+	sched_setaffinity(0, sizeof(mine), &mine);
+}
+
 static void *take_turn(void *argument)
 {
 	struct turn *turn = argument;
 	uint64_t warm = turn->iterations / 2;
-	cpu_set_t mine;
 	long switches;
 	double begin;
 
-	CPU_ZERO(&mine);
-	CPU_SET(turn->bench->processor[turn->thread], &mine);
-	sched_setaffinity(0, sizeof(mine), &mine); /* refused: the figures are noisier */
+	bench_bind(turn->bench, turn->thread);
 	if (warm > BENCH_TRACE)
 		warm = BENCH_TRACE;
 	turn->fn(turn->context, turn->thread, warm / 64 * 64);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `guestram bench lookup|update|access|reclaim|dirty|window|change`: options and exit code; the
+ * `guestram bench lookup|update|access|reclaim|dirty|window|change|blk`: options and exit code; the
  * measuring is in bench/.
  */
 #include "bench.h"
@@ -21,6 +21,9 @@ static const struct {
 	{"change", "lookups while blocks are resized, plugged and discarded; preallocation",
 	 bench_change},
 	{"window", "memory that is mapped on demand, in windows", bench_window},
+#ifdef CLI_VHOST
+	{"blk", "a served disk beside qemu-storage-daemon's", bench_blk},
+#endif
 };
 
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]), KEY_JSON = 256, KEY_QUICK };
@@ -49,7 +52,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!options->which)
 			cli_usage(state, "which benchmark? lookup, update, access, reclaim, dirty, "
-					 "window or change");
+					 "window, change or blk");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -67,7 +70,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim|dirty|window|change",
+		"lookup|update|access|reclaim|dirty|window|change|blk",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static void fill(struct vring_desc *desc, const struct fe_buf *buf, bool more, uint16_t next)
@@ -114,12 +115,29 @@ int fe_poll(struct fe_queue *q, uint64_t *cookie, uint32_t *written)
 	return 1;
 }
 
-int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *written)
+/* Until the device calls: 0, or -ETIMEDOUT. */
+static int wait_for_call(struct fe_queue *q, int timeout_ms)
 {
 	struct pollfd wait = {.fd = q->call, .events = POLLIN};
+	struct timespec begin, now;
+	uint64_t count;
 
+	if (q->spin_ns)
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+	for (int64_t spent = 0; spent < q->spin_ns;) {
+		if (read(q->call, &count, sizeof(count)) > 0)
+			return 0;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		spent = (now.tv_sec - begin.tv_sec) * 1000000000 + now.tv_nsec - begin.tv_nsec;
+	}
+	if (poll(&wait, 1, timeout_ms) != 1)
+		return -ETIMEDOUT;
+	return read(q->call, &count, sizeof(count)) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *written)
+{
 	for (;;) {
-		uint64_t count;
 		int rc = fe_poll(q, cookie, written);
 
 		if (rc)
@@ -136,10 +154,9 @@ int fe_wait(struct fe_queue *q, int timeout_ms, uint64_t *cookie, uint32_t *writ
 			if (rc)
 				return rc;
 		}
-		if (poll(&wait, 1, timeout_ms) != 1)
-			return -ETIMEDOUT;
-		if (read(q->call, &count, sizeof(count)) < 0 && errno != EAGAIN)
-			return -errno;
+		rc = wait_for_call(q, timeout_ms);
+		if (rc < 0)
+			return rc;
 	}
 }
 

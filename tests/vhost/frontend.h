@@ -148,6 +148,7 @@ struct fe_queue {
 	uint16_t *chain_length; /* by head, 0: not in flight */
 	uint64_t *cookies;	/* by head */
 	int kick, call, err;
+	int64_t spin_ns; /* fe_wait() looks for a call this long before it sleeps */
 	bool event_idx, indirect;
 	bool logged; /* the used ring, at log_gpa */
 	uint64_t log_gpa;
