@@ -34,6 +34,8 @@ enum {
 	FEED_GREET_BADLY = 32
 };
 
+#define HASHES_MAX 16 /* as many pages as a block has */
+
 struct feed {
 	struct fuzz_input in;
 	int ours[CHANNELS], theirs[CHANNELS];
@@ -50,7 +52,7 @@ static void put(const struct feed *feed, unsigned channel, const void *bytes, si
 }
 
 static void put_record(struct feed *feed, unsigned channel, unsigned type, unsigned flags,
-		       const void *payload, uint32_t length, unsigned wrong)
+		       const void *payload, uint32_t length, uint32_t hashed, unsigned wrong)
 {
 	struct wire_record head = {.type = (uint8_t)type,
 				   .flags = (uint8_t)flags,
@@ -63,7 +65,7 @@ static void put_record(struct feed *feed, unsigned channel, unsigned type, unsig
 	if (wrong & 2)
 		head.sequence = ~head.sequence;
 	memcpy(&first, &head, sizeof(first));
-	hash = XXH3_64bits_withSeed(payload, length, le64toh(first) + feed->sequence[channel]);
+	hash = XXH3_64bits_withSeed(payload, hashed, le64toh(first) + feed->sequence[channel]);
 	head.hash = htole64(wrong & 4 ? hash + 1 : hash);
 	feed->digest[channel] = (feed->digest[channel] << 1 | feed->digest[channel] >> 63) ^ hash;
 	feed->sequence[channel]++;
@@ -114,13 +116,38 @@ static void put_manifest(struct feed *feed)
 		memcpy(bytes + used, blocks[i].name, strlen(blocks[i].name));
 		used += strlen(blocks[i].name);
 	}
-	put_record(feed, 0, WIRE_MANIFEST, 0, bytes, (uint32_t)used, 0);
+	put_record(feed, 0, WIRE_MANIFEST, 0, bytes, (uint32_t)used, (uint32_t)used, 0);
+}
+
+/* PAGES with the hashes of pages put in, @wrong ones if need be; how much is before the data. */
+static uint32_t put_hashes(uint8_t *payload, uint16_t *length, bool wrong)
+{
+	struct wire_pages head;
+	uint64_t before, count, hash, i;
+
+	if (*length < sizeof(head))
+		return *length;
+	memcpy(&head, payload, sizeof(head));
+	before = sizeof(head) + (uint64_t)le32toh(head.extents) * sizeof(struct wire_extent);
+	count = le32toh(head.memory) / WIRE_PAGE;
+	if (before > *length || count > HASHES_MAX)
+		return *length;
+	memmove(payload + before + count * sizeof(hash), payload + before, *length - before);
+	*length += count * sizeof(hash);
+	for (i = 0; i < count; i++) {
+		uint64_t at = before + count * sizeof(hash) + i * WIRE_PAGE;
+
+		hash = at + WIRE_PAGE > *length ? 0 : htole64(XXH3_64bits(payload + at, WIRE_PAGE));
+		hash += wrong;
+		memcpy(payload + before + i * sizeof(hash), &hash, sizeof(hash));
+	}
+	return (uint32_t)(before + count * sizeof(hash));
 }
 
 /* END with the right digest, when the input has only two sums for it. */
 static void put_records(struct feed *feed)
 {
-	static uint8_t payload[65536];
+	static uint8_t payload[65536 + HASHES_MAX * sizeof(uint64_t)];
 
 	while (feed->in.left) {
 		uint8_t type = fuzz_u8(&feed->in), flags = fuzz_u8(&feed->in),
@@ -128,6 +155,10 @@ static void put_records(struct feed *feed)
 		uint16_t length = fuzz_u16(&feed->in);
 		unsigned channel = wrong & 0x80 && feed->channels > 1;
 
+		uint32_t hashed;
+
+		if (length > UINT16_MAX - HASHES_MAX * sizeof(uint64_t))
+			length = UINT16_MAX - HASHES_MAX * sizeof(uint64_t);
 		fuzz_take(&feed->in, payload, length);
 		if (type == WIRE_END && length == 16) {
 			uint64_t digest = htole64(feed->digest[channel]);
@@ -135,9 +166,10 @@ static void put_records(struct feed *feed)
 			memcpy(payload + 16, &digest, sizeof(digest));
 			length = sizeof(struct wire_end);
 		}
+		hashed = type == WIRE_PAGES ? put_hashes(payload, &length, wrong & 8) : length;
 		FUZZ_SAY("channel %u: type %u, flags %u, %u bytes, wrong %u\n", channel, type,
 			 flags, length, wrong);
-		put_record(feed, channel, type, flags, payload, length, wrong & 7);
+		put_record(feed, channel, type, flags, payload, length, hashed, wrong & 7);
 	}
 }
 

@@ -8,6 +8,8 @@
  *  - While it runs no block may come, go or shrink: the migration fails then. Blocks may grow.
  *  - The receiver must not touch the memory before it is told that the guest may run; its content
  *    from before is lost.
+ *  - Where both sides have granules (<guestram/plug.h>), the receiver's are plugged as the sender's
+ *    before it begins.
  *  - Bytes are checked against damage, not against an attacker: use a tunnel for that. A hostile
  *    peer can give the guest any content, and can do nothing else.
  *
@@ -106,7 +108,8 @@ struct gr_migrate_state;
  * on both sides
  * @plugged:    sender: does memory at @offset exist for the guest? 1 or 0, and for how many bytes
  *              from there on, at most *length, that holds (multiples of 4 KiB). What does not exist
- *              is not read, and is zero on the other side. Any thread, several at once
+ *              is not read, and is zero on the other side. Any thread, several at once. Not needed
+ *              for granules of gr_plug_open(), which the library asks itself
  *
  * All are called on the thread that called gr_migrate_send() or _receive(), but for @plugged, with
  * no lock held; they must not call gr_migrate_ functions but gr_migrate_put_state().
@@ -176,8 +179,9 @@ GR_API int gr_migrate_send(struct gr_ram *ram, const struct gr_migrate_opts *opt
  * are undefined.
  *
  * Context: as gr_migrate_send().
- * Return: 0: the guest is here, and ops->resume() was called. -EINVAL (blocks do not fit),
- * -ECONNABORTED (the sender gave up), others as above. Since 0.1.
+ * Return: 0: the guest is here, and ops->resume() was called. -EINVAL (blocks or granules do not
+ * fit), -ECONNABORTED (the sender gave up), -EBADMSG (damaged; or the sender's guest writes to
+ * memory and does not mark it), others as above. Since 0.1.
  */
 GR_API int gr_migrate_receive(struct gr_ram *ram, const struct gr_migrate_opts *opts,
 			      struct gr_migrate_stats *stats);

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/range.h"
 #include "os/alloc.h"
+#include "ram/reclaim.h"
 #include <endian.h>
 #include <errno.h>
 #include <stdio.h>
@@ -31,7 +32,6 @@ struct collector {
 	struct gr__blocks *blocks;
 	unsigned room;
 	unsigned live;
-	int error;
 };
 
 static int count_block(void *context, struct gr_block *block)
@@ -48,9 +48,8 @@ static int collect_block(void *context, struct gr_block *block)
 	if (collector->blocks->count == collector->room)
 		return -EAGAIN; /* there are more than a moment ago */
 	moved = &collector->blocks->items[collector->blocks->count];
-	collector->error = gr_block_pin(block, 0, GR_PAGE_SIZE, GR_READ, &moved->pin);
-	if (collector->error < 0)
-		return collector->error;
+	gr__block_get(block); /* as a pin, of none of its granules */
+	moved->held = true;
 	moved->block = block;
 	moved->host = block->mem.host;
 	moved->used = gr__block_length(block);
@@ -65,8 +64,10 @@ void gr__blocks_free(struct gr__blocks *blocks)
 	unsigned i;
 
 	for (i = 0; i < blocks->count; i++) {
-		gr_unpin(&blocks->items[i].pin);
+		if (blocks->items[i].held)
+			gr__block_put(blocks->items[i].block);
 		gr__free(blocks->items[i].bits);
+		gr__free(blocks->items[i].torn);
 	}
 	gr__free(blocks->items);
 	*blocks = (struct gr__blocks){0};
@@ -95,7 +96,7 @@ int gr__blocks_collect(struct gr__session *session, struct gr__blocks *blocks)
 		rc = gr_ram_each_block(session->ram, collect_block, &collector);
 		gr_read_end();
 	} while (rc == -EAGAIN);
-	return rc; /* said by the pin */
+	return rc;
 }
 
 int gr__blocks_judge(struct gr__session *session, struct gr__blocks *blocks)
@@ -135,7 +136,7 @@ static int compare_block(void *context, struct gr_block *block)
 {
 	struct comparer *comparer = context;
 
-	/* both in order of RAM offset; pinned ones keep their offset and structure */
+	/* both in order of RAM offset; held ones keep their offset and structure */
 	if (comparer->at < comparer->blocks->count &&
 	    comparer->blocks->items[comparer->at].block == block) {
 		comparer->at++;
@@ -163,21 +164,26 @@ int gr__blocks_same(struct gr__session *session, const struct gr__blocks *blocks
 				comparer.name);
 }
 
+uint64_t *gr__bits_new(const struct gr_block *block)
+{
+	uint64_t pages = block->mem.max_length / WIRE_PAGE;
+
+	return gr__alloc_array((pages + 63) / 64, sizeof(uint64_t));
+}
+
 int gr__blocks_bits(struct gr__session *session, struct gr__blocks *blocks)
 {
 	unsigned i;
 
 	for (i = 0; i < blocks->count; i++) {
 		struct gr__moved *moved = &blocks->items[i];
-		uint64_t pages = moved->block->mem.max_length / WIRE_PAGE;
 
 		if (!gr__moves(moved))
 			continue;
-		moved->bits = gr__alloc_array((pages + 63) / 64, sizeof(uint64_t));
+		moved->bits = gr__bits_new(moved->block);
 		if (!moved->bits)
-			return gr__fail(-ENOMEM, "%s: no memory for block %s's %llu pages",
-					session->who, moved->block->name,
-					(unsigned long long)pages);
+			return gr__fail(-ENOMEM, "%s: no memory for block %s's pages", session->who,
+					moved->block->name);
 	}
 	return 0;
 }
@@ -228,7 +234,7 @@ int gr__blocks_put_manifest(struct gr__session *session, const struct gr__blocks
 struct matcher {
 	struct gr__session *session;
 	struct gr__blocks *own;
-	struct gr__blocks *sorted; /* the result: pins move over */
+	struct gr__blocks *sorted; /* the result: what is held moves over */
 	char *refusal;
 };
 
@@ -295,7 +301,7 @@ static void match_one(struct matcher *matcher, const struct wire_block *entry, c
 		return; /* the first one is told */
 	if (!found) {
 		REFUSE(matcher, "block %.200s is there and not here", name);
-	} else if (!found->pin.block) {
+	} else if (!found->held) {
 		REFUSE(matcher, "block %.200s comes twice", name);
 	} else {
 		compare_lengths(matcher, name, entry, found);
@@ -305,7 +311,7 @@ static void match_one(struct matcher *matcher, const struct wire_block *entry, c
 			return;
 		matcher->sorted->items[matcher->sorted->count] = *found;
 		matcher->sorted->items[matcher->sorted->count++].used = le64toh(entry->used);
-		found->pin.block = NULL;
+		found->held = false;
 	}
 }
 
@@ -341,7 +347,7 @@ static void name_the_rest(struct matcher *matcher)
 	unsigned i;
 
 	for (i = 0; i < matcher->own->count && !*matcher->refusal; i++)
-		if (matcher->own->items[i].pin.block)
+		if (matcher->own->items[i].held)
 			REFUSE(matcher, "block %.200s is here and not there",
 			       matcher->own->items[i].block->name);
 }
@@ -372,9 +378,9 @@ int gr__blocks_match(struct gr__session *session, struct gr__blocks *blocks,
 	} while (!rc && channel->head.flags & WIRE_MORE);
 	if (!rc)
 		name_the_rest(&matcher);
-	/* those that were not matched stay pinned until all are freed */
+	/* those that were not matched stay held until all are freed */
 	for (i = 0; i < blocks->count; i++)
-		if (blocks->items[i].pin.block)
+		if (blocks->items[i].held)
 			sorted.items[sorted.count++] = blocks->items[i];
 	gr__free(blocks->items);
 	*blocks = sorted;

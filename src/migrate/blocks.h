@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The blocks that are moved, in the order of the manifest: pinned, so that their memory stays
- * whatever the embedder does, and cannot shrink.
+ * The blocks that are moved, in the order of the manifest: held as by a pin, so that their memory
+ * stays whatever the embedder does, and cannot shrink. No granule is, so that they come and go.
  *
  * Threads: what the bits mean, and who guards them, is said where they are used (sender.h,
  * place.h).
@@ -14,13 +14,14 @@
 
 struct gr__moved {
 	struct gr_block *block; /* const */
-	struct gr_pin pin;	/* const: of its first page */
-	char *host;		/* const */
-	uint64_t used;		/* as both sides have agreed; the receiver's: wr: at a barrier */
-	uint64_t page_size;	/* const */
-	unsigned flags;		/* const: WIRE_BLOCK_… */
-	bool fresh;		/* receiver, const: its memory was all zero at first */
-	uint64_t *bits;		/* one for each 4 KiB of max_length, or NULL */
+	bool held;
+	char *host;	    /* const */
+	uint64_t used;	    /* as both sides have agreed; the receiver's: wr: at a barrier */
+	uint64_t page_size; /* const */
+	unsigned flags;	    /* const: WIRE_BLOCK_… */
+	bool fresh;	    /* receiver, const: its memory was all zero at first */
+	uint64_t *bits;	    /* one for each 4 KiB of max_length, or NULL */
+	uint64_t *torn;	    /* receiver: likewise, see place.c; NULL until there is one */
 };
 
 struct gr__blocks {
@@ -28,9 +29,12 @@ struct gr__blocks {
 	unsigned count;
 };
 
-/* Every live block of the RAM, pinned, with no bits. 0 or -errno, said. */
+/* Every live block of the RAM, held, with no bits. 0 or -errno, said. */
 int gr__blocks_collect(struct gr__session *session, struct gr__blocks *blocks);
 void gr__blocks_free(struct gr__blocks *blocks);
+
+/* Bits for each 4 KiB that a block can have, all zero, or NULL. */
+uint64_t *gr__bits_new(const struct gr_block *block);
 
 /* Ask the embedder and the flags what is done with each; 0 or -errno, said. */
 int gr__blocks_judge(struct gr__session *session, struct gr__blocks *blocks);

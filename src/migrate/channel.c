@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define PIECES_MAX 1024 /* of one readv() or writev(): IOV_MAX */
@@ -37,6 +38,24 @@ static uint64_t moved_by_all(const struct gr__session *session)
 	return sum;
 }
 
+/* A wait for pages ends when so much of them is there, so that few waits are enough. */
+#define LOW_WATER (256 * 1024)
+#define LOW_WATER_FROM (16 * 1024)
+
+void gr__channel_low_water(struct gr__channel *channel, uint64_t bytes)
+{
+	int low;
+
+	if (!channel->low_before)
+		return;
+	low = bytes < LOW_WATER_FROM ? channel->low_before
+	      : bytes < LOW_WATER    ? (int)bytes
+				     : LOW_WATER;
+	if (low != channel->low_now &&
+	    !setsockopt(channel->fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low)))
+		channel->low_now = low;
+}
+
 /* Until the descriptor is ready, or everybody is to leave. One channel may be idle for long. */
 static int wait_for(struct gr__channel *channel, short events)
 {
@@ -48,6 +67,10 @@ static int wait_for(struct gr__channel *channel, short events)
 	do {
 		before = after;
 		ready = error ? -1 : poll(fds, 2, (int)channel->session->opts.timeout_ms);
+		if (!ready) { /* less than was waited for is something too */
+			gr__channel_low_water(channel, 0);
+			ready = poll(fds, 2, 0);
+		}
 		after = moved_by_all(channel->session);
 	} while (!error && ((ready < 0 && errno == EINTR) || (!ready && after != before)));
 	if (ready < 0)
@@ -57,6 +80,17 @@ static int wait_for(struct gr__channel *channel, short events)
 					"channel %u: nothing moved for %u ms", channel->number,
 					channel->session->opts.timeout_ms);
 	return gr__session_failed(channel->session);
+}
+
+/* How much of what is read is sure to come: nothing of what is read ahead. */
+static uint64_t wanted(const struct gr__channel *channel, const struct iovec *pieces, int count)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < count && sum < LOW_WATER; i++)
+		sum += pieces[i].iov_base == channel->front ? 0 : pieces[i].iov_len;
+	return sum;
 }
 
 /* One step of a transfer: bytes moved, or a failure. Waits. */
@@ -87,6 +121,8 @@ static ssize_t transfer(struct gr__channel *channel, const struct iovec *pieces,
 			continue;
 		if (error != EAGAIN)
 			return fail(channel, -error, out ? "write" : "read");
+		if (!out)
+			gr__channel_low_water(channel, wanted(channel, pieces, count));
 		rc = wait_for(channel, out ? POLLOUT : POLLIN);
 		if (rc < 0)
 			return rc;
@@ -140,34 +176,41 @@ static void note(struct gr__direction *way, uint64_t hash)
 	way->sequence++;
 }
 
-int gr__channel_put(struct gr__channel *channel, unsigned type, unsigned flags,
-		    const struct iovec *pieces, int count)
+int gr__channel_put_long(struct gr__channel *channel, unsigned type, unsigned flags,
+			 struct iovec *pieces, int count, int hashed)
 {
 	struct wire_record head = {.type = (uint8_t)type, .flags = (uint8_t)flags};
-	struct iovec all[4];
 	uint64_t length = 0, hash;
 	int i, rc;
 
 	pthread_mutex_lock(&channel->out_lock);
-	for (i = 0; i < count; i++)
+	for (i = 1; i < count; i++)
 		length += pieces[i].iov_len;
 	head.length = htole32((uint32_t)length);
 	head.sequence = htole64(channel->out.sequence);
 	XXH3_64bits_reset_withSeed(&channel->out.hash, seed_of(&head, channel->out.sequence));
-	all[0] = (struct iovec){&head, sizeof(head)};
-	for (i = 0; i < count; i++) {
-		all[i + 1] = pieces[i];
+	for (i = 1; i <= hashed; i++)
 		if (pieces[i].iov_len)
 			XXH3_64bits_update(&channel->out.hash, pieces[i].iov_base,
 					   pieces[i].iov_len);
-	}
 	hash = XXH3_64bits_digest(&channel->out.hash);
 	head.hash = htole64(hash);
-	rc = transfer_all(channel, all, count + 1, true);
+	pieces[0] = (struct iovec){&head, sizeof(head)};
+	rc = transfer_all(channel, pieces, count, true);
+	pieces[0] = (struct iovec){0};
 	if (!rc)
 		note(&channel->out, hash);
 	pthread_mutex_unlock(&channel->out_lock);
 	return rc;
+}
+
+int gr__channel_put(struct gr__channel *channel, unsigned type, unsigned flags,
+		    const struct iovec *pieces, int count)
+{
+	struct iovec all[4] = {{0}};
+
+	memcpy(all + 1, pieces, (size_t)count * sizeof(*pieces));
+	return gr__channel_put_long(channel, type, flags, all, count + 1, count);
 }
 
 int gr__channel_put_one(struct gr__channel *channel, unsigned type, unsigned flags,
@@ -252,9 +295,8 @@ int gr__channel_head(struct gr__channel *channel)
 	return 0;
 }
 
-int gr__channel_takev(struct gr__channel *channel, struct iovec *pieces, int count)
+int gr__channel_take_data(struct gr__channel *channel, struct iovec *pieces, int count)
 {
-	struct iovec copy[WIRE_EXTENTS_MAX];
 	uint64_t length = 0;
 	int i, rc;
 
@@ -262,23 +304,21 @@ int gr__channel_takev(struct gr__channel *channel, struct iovec *pieces, int cou
 		length += pieces[i].iov_len;
 	if (length > channel->left)
 		return damaged(channel, "it is too short");
-	memcpy(copy, pieces, (size_t)count * sizeof(*copy));
-	rc = read_pieces(channel, copy, count);
+	rc = read_pieces(channel, pieces, count);
 	if (rc < 0)
 		return rc;
 	channel->left -= length;
-	for (i = 0; i < count; i++)
-		if (pieces[i].iov_len)
-			XXH3_64bits_update(&channel->in.hash, pieces[i].iov_base,
-					   pieces[i].iov_len);
 	return 0;
 }
 
 int gr__channel_take(struct gr__channel *channel, void *to, uint64_t length)
 {
 	struct iovec piece = {to, length};
+	int rc = gr__channel_take_data(channel, &piece, 1);
 
-	return gr__channel_takev(channel, &piece, 1);
+	if (!rc && length)
+		XXH3_64bits_update(&channel->in.hash, to, length);
+	return rc;
 }
 
 int gr__channel_end(struct gr__channel *channel)

@@ -3,8 +3,12 @@
  * Records of pages: checked, then into memory. See receiver.h.
  *
  * Everything in a record is the peer's. Extents are compared with the block's agreed length before
- * a byte is put anywhere. What is not packed is read straight to its place in precopy; its hash is
- * known afterwards, and if it is wrong there is no guest.
+ * a byte is put anywhere. What is not packed is read straight to its place in precopy, and the
+ * hashes of its pages are compared afterwards.
+ *
+ * A page whose hash is wrong while the rest of the record is right was damaged on its way, or is
+ * *torn*: the guest wrote to it between the sender's two looks. Then it is dirty there, and comes
+ * again. So it is noted until it comes whole, and there is no guest while one is noted.
  */
 #include "base/zero.h"
 #include "migrate/receiver.h"
@@ -46,6 +50,28 @@ static int check_extents(struct gr__reader *reader, const struct gr__moved *move
 	return 0;
 }
 
+/*
+ * Where our granules are unplugged there is nothing for the guest: bytes would be lost when it gets
+ * memory there.
+ */
+static int check_plugged(struct gr__reader *reader, const struct gr__moved *moved)
+{
+	unsigned i;
+
+	for (i = 0; i < reader->head.extents; i++) {
+		const struct wire_extent *e = &reader->extents[i];
+		uint64_t length = (uint64_t)e->pages * WIRE_PAGE, known = length;
+
+		if (e->kind == WIRE_COPY &&
+		    (!gr__block_plugged(moved->block, e->offset, &known) || known < length))
+			return gr__session_fail(
+				&reader->receiver->session, -EINVAL,
+				"block %.200s: at %#llx granules are plugged there and not here",
+				moved->block->name, (unsigned long long)e->offset);
+	}
+	return 0;
+}
+
 static int take_head(struct gr__reader *reader, struct gr__moved **moved)
 {
 	struct gr__channel *channel = reader->channel;
@@ -69,7 +95,10 @@ static int take_head(struct gr__reader *reader, struct gr__moved **moved)
 	if (!rc &&
 	    (packed ? !head->data || head->data >= head->memory : head->data != head->memory))
 		rc = broken(reader, "their length is wrong");
-	return rc;
+	if (!rc)
+		rc = gr__channel_take(channel, reader->hashes,
+				      head->memory / WIRE_PAGE * sizeof(reader->hashes[0]));
+	return rc < 0 ? rc : check_plugged(reader, *moved);
 }
 
 static int want(struct gr__reader *reader, char **room)
@@ -84,6 +113,8 @@ static int take_aside(struct gr__reader *reader)
 {
 	struct gr__channel *channel = reader->channel;
 	bool packed = channel->head.flags & WIRE_ZSTD;
+	struct iovec piece = {0};
+	uint64_t at;
 	int rc = want(reader, &reader->memory);
 
 	if (!rc && packed)
@@ -94,14 +125,20 @@ static int take_aside(struct gr__reader *reader)
 			rc = gr__session_fail(&reader->receiver->session, -ENOMEM, "no memory");
 	}
 	if (!rc)
-		rc = gr__channel_take(channel, packed ? reader->packed : reader->memory,
-				      reader->head.data);
+		piece = (struct iovec){packed ? reader->packed : reader->memory, reader->head.data};
+	if (!rc)
+		rc = gr__channel_take_data(channel, &piece, 1);
 	if (!rc)
 		rc = gr__channel_end(channel);
 	if (!rc && packed &&
 	    ZSTD_decompressDCtx(reader->zstd, reader->memory, reader->head.memory, reader->packed,
 				reader->head.data) != reader->head.memory)
 		rc = broken(reader, "they do not unpack");
+	/* here nobody wrote meanwhile */
+	for (at = 0; !rc && at < reader->head.memory; at += WIRE_PAGE)
+		if (XXH3_64bits(reader->memory + at, WIRE_PAGE) !=
+		    le64toh(reader->hashes[at / WIRE_PAGE]))
+			rc = broken(reader, "the hash of one is wrong");
 	return rc;
 }
 
@@ -129,9 +166,74 @@ static void put_zeroes(struct gr__moved *moved, const struct wire_extent *e)
 	}
 }
 
+/* Note pages as torn, or as whole. Lock held. */
+static int note_torn(struct gr__receiver *receiver, struct gr__moved *moved, uint64_t page,
+		     uint64_t pages, bool torn)
+{
+	uint64_t changed;
+
+	if (torn && !moved->torn)
+		moved->torn = gr__bits_new(moved->block);
+	if (!moved->torn)
+		return torn ? -ENOMEM : 0;
+	changed = gr__bits_put(moved->torn, page, pages, torn);
+	receiver->torn = torn ? receiver->torn + changed : receiver->torn - changed;
+	return 0;
+}
+
+/* The hashes of what stands in guest memory now; wrong ones become bits. True: some are. */
+static bool find_torn(struct gr__reader *reader, const struct gr__moved *moved)
+{
+	const uint64_t *hash = reader->hashes;
+	uint64_t at, end, torn = 0;
+	unsigned i;
+
+	memset(reader->torn, 0, sizeof(reader->torn));
+	for (i = 0; i < reader->head.extents; i++) {
+		const struct wire_extent *e = &reader->extents[i];
+
+		if (e->kind != WIRE_COPY)
+			continue;
+		end = e->offset + (uint64_t)e->pages * WIRE_PAGE;
+		for (at = e->offset; at < end; at += WIRE_PAGE, hash++) {
+			if (XXH3_64bits(moved->host + at, WIRE_PAGE) == le64toh(*hash))
+				continue;
+			gr__bits_put(reader->torn, (uint64_t)(hash - reader->hashes), 1, true);
+			torn++;
+		}
+	}
+	return torn;
+}
+
+/* Lock held. */
+static int note_pages(struct gr__reader *reader, struct gr__moved *moved, bool torn)
+{
+	uint64_t copy = 0, page, end;
+	unsigned i;
+	int rc = 0;
+
+	for (i = 0; i < reader->head.extents && !rc; i++) {
+		const struct wire_extent *e = &reader->extents[i];
+
+		page = e->offset / WIRE_PAGE;
+		end = page + e->pages;
+		rc = note_torn(reader->receiver, moved, page, e->pages, false);
+		if (e->kind == WIRE_ZERO) {
+			put_zeroes(moved, e);
+			continue;
+		}
+		for (; torn && page < end && !rc; page++, copy++)
+			if (gr__bits_next(reader->torn, copy, copy + 1, true) == copy)
+				rc = note_torn(reader->receiver, moved, page, 1, true);
+		gr__bits_put(moved->bits, e->offset / WIRE_PAGE, e->pages, true);
+		gr_mark_host(moved->host + e->offset, (uint64_t)e->pages * WIRE_PAGE);
+	}
+	return rc;
+}
+
 static int place_precopy(struct gr__reader *reader, struct gr__moved *moved)
 {
-	bool packed = reader->channel->head.flags & WIRE_ZSTD;
+	bool packed = reader->channel->head.flags & WIRE_ZSTD, torn = false;
 	struct gr__session *session = &reader->receiver->session;
 	const char *from = NULL;
 	int count = 0, rc = 0;
@@ -152,24 +254,40 @@ static int place_precopy(struct gr__reader *reader, struct gr__moved *moved)
 			memcpy(moved->host + e->offset, from, (size_t)e->pages * WIRE_PAGE);
 		from = packed ? from + (size_t)e->pages * WIRE_PAGE : NULL;
 	}
-	if (!rc && !packed && count)
-		rc = gr__channel_takev(reader->channel, reader->pieces, count);
+	if (!rc && !packed)
+		rc = gr__channel_take_data(reader->channel, reader->pieces, count);
 	if (!rc && !packed)
 		rc = gr__channel_end(reader->channel);
 	if (rc < 0)
 		return rc;
+	if (!packed)
+		torn = find_torn(reader, moved);
 	pthread_mutex_lock(&session->lock);
-	for (i = 0; i < reader->head.extents; i++) {
-		const struct wire_extent *e = &reader->extents[i];
-
-		if (e->kind == WIRE_ZERO) {
-			put_zeroes(moved, e);
-			continue;
-		}
-		gr__bits_put(moved->bits, e->offset / WIRE_PAGE, e->pages, true);
-		gr_mark_host(moved->host + e->offset, (uint64_t)e->pages * WIRE_PAGE);
-	}
+	rc = note_pages(reader, moved, torn);
 	pthread_mutex_unlock(&session->lock);
+	return rc < 0 ? gr__session_fail(session, rc, "no memory") : 0;
+}
+
+int gr__place_whole(struct gr__receiver *receiver)
+{
+	const struct gr__moved *moved;
+	uint64_t torn, page = 0, pages;
+	unsigned i;
+
+	pthread_mutex_lock(&receiver->session.lock);
+	torn = receiver->torn;
+	pthread_mutex_unlock(&receiver->session.lock);
+	for (i = 0; torn && i < receiver->blocks.count; i++) {
+		moved = &receiver->blocks.items[i];
+		pages = moved->used / WIRE_PAGE;
+		if (moved->torn && (page = gr__bits_next(moved->torn, 0, pages, true)) < pages)
+			return gr__session_fail(
+				&receiver->session, -EBADMSG,
+				"block %.200s: the page at %#llx came damaged, and not again; so "
+				"did %llu others",
+				moved->block->name, (unsigned long long)(page * WIRE_PAGE),
+				(unsigned long long)(torn - 1));
+	}
 	return 0;
 }
 

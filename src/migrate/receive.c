@@ -13,6 +13,7 @@
 #include "os/alloc.h"
 #include "os/event.h"
 #include "os/thread.h"
+#include "ram/reclaim.h"
 #include <endian.h>
 #include <errno.h>
 #include <stdio.h>
@@ -96,12 +97,11 @@ static int empty_block(struct gr__receiver *receiver, struct gr__moved *moved)
 	int rc = 0;
 
 	if (moved->used != gr__block_length(moved->block)) {
-		gr_unpin(&moved->pin); /* a pin forbids to shrink it */
+		gr__block_put(moved->block); /* who is held cannot shrink */
 		rc = gr_block_resize(moved->block, moved->used);
 		if (rc < 0)
 			gr__session_fail(&receiver->session, rc, "%s", gr_last_error());
-		if (gr_block_pin(moved->block, 0, GR_PAGE_SIZE, GR_READ, &moved->pin) < 0 && !rc)
-			rc = gr__session_fail(&receiver->session, -EBUSY, "%s", gr_last_error());
+		gr__block_get(moved->block);
 	}
 	if (rc < 0)
 		return rc;
@@ -421,6 +421,8 @@ static int finish_precopy(struct gr__receiver *receiver)
 	rc = wait_all(receiver, &receiver->ended, session->count);
 	pthread_mutex_unlock(&session->lock);
 	if (!rc)
+		rc = gr__place_whole(receiver);
+	if (!rc)
 		rc = take_over(receiver);
 	if (rc < 0)
 		return rc;
@@ -478,6 +480,9 @@ static int take_missing(struct gr__receiver *receiver)
 		pthread_mutex_lock(&session->lock);
 		receiver->missing += WIRE_PAGE * gr__bits_put(moved->bits, run.offset / WIRE_PAGE,
 							      run.pages, true);
+		if (moved->torn) /* it comes again */
+			receiver->torn -=
+				gr__bits_put(moved->torn, run.offset / WIRE_PAGE, run.pages, false);
 		pthread_mutex_unlock(&session->lock);
 	}
 	return rc < 0 ? rc : gr__channel_end(channel);
@@ -498,6 +503,8 @@ static int switch_over(struct gr__receiver *receiver)
 		if (!rc)
 			rc = take_missing(receiver);
 	}
+	if (!rc)
+		rc = gr__place_whole(receiver);
 	if (!rc)
 		rc = gr__fault_begin(receiver);
 	if (!rc)

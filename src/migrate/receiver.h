@@ -29,6 +29,8 @@ struct gr__reader {
 	bool running;
 	struct wire_pages head;
 	struct wire_extent extents[WIRE_EXTENTS_MAX]; /* checked, in our order of bytes */
+	uint64_t hashes[WIRE_COPIES_MAX];
+	uint64_t torn[WIRE_COPIES_MAX / 64]; /* bits: hashes that are wrong */
 	struct iovec pieces[WIRE_EXTENTS_MAX];
 	char *memory; /* WIRE_DATA_MAX, on first use */
 	char *packed;
@@ -55,6 +57,7 @@ struct gr__receiver {
 	uint64_t rounds_over; /* wr: lock */
 	int postcopy;	      /* atomic: set before READY */
 	uint64_t missing;     /* wr: lock: bytes */
+	uint64_t torn;	      /* wr: lock: pages */
 
 	struct gr__state *states, *last_state; /* the caller's thread's */
 	uint64_t state_bytes;
@@ -75,6 +78,8 @@ static inline bool gr__in_postcopy(const struct gr__receiver *receiver)
 
 /* place.c: the rest of a PAGES record, whose head was read. 0 or a failure. */
 int gr__place(struct gr__reader *reader);
+/* In precopy, or at the switch: has every page come whole? 0 or a failure. */
+int gr__place_whole(struct gr__receiver *receiver);
 void gr__reader_free(struct gr__reader *reader);
 
 /* fault.c. Can all blocks be fetched page by page? Says why not, in the RAM's log. */

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/zero.h"
 #include "os/alloc.h"
+#include "os/hooks.h"
 #include "os/thread.h"
 #include <endian.h>
 #include <errno.h>
@@ -157,47 +158,69 @@ static bool take_push(struct gr__sender *sender, struct gr__batch *batch, bool o
 
 /* ------------------------------------------------------------------------------------ records */
 
+/* Of the looks for zeroes: pages are not read in order, but for their first bytes, mostly. */
+#define AHEAD (4 * WIRE_PAGE)
+
+/* What is packed must not change meanwhile; and ThreadSanitizer sees what the kernel reads. */
+#ifdef GR__TSAN
+#define COPIES(worker) true
+#else
+#define COPIES(worker) ((worker)->zstd != NULL)
+#endif
+
+/* The pages as one packed piece, if that is shorter. */
+static bool pack(struct gr__worker *worker)
+{
+	size_t size;
+
+	if (!worker->zstd || !worker->filled)
+		return false;
+	size = ZSTD_compressCCtx(worker->zstd, worker->packed, worker->packed_room, worker->buffer,
+				 worker->filled, (int)worker->sender->session.opts.zstd_level);
+	if (ZSTD_isError(size) || size >= worker->filled)
+		return false;
+	worker->pieces[GR__PIECES_BEFORE] = (struct iovec){worker->packed, size};
+	worker->piece_count = 1;
+	return true;
+}
+
 static int put_pages(struct gr__worker *worker, bool limited)
 {
 	struct wire_pages head = {
 		.block = htole32(worker->batch.block),
 		.extents = htole32(worker->extent_count),
 		.memory = htole32((uint32_t)worker->filled),
-		.data = htole32((uint32_t)worker->filled),
 	};
-	struct iovec pieces[3] = {
-		{&head, sizeof(head)},
-		{worker->extents, worker->extent_count * sizeof(struct wire_extent)},
-		{worker->buffer, worker->filled},
-	};
-	unsigned flags = 0;
+	unsigned flags = pack(worker) ? WIRE_ZSTD : 0, i;
+	uint64_t data = 0;
 	int rc = 0;
 
 	if (!worker->extent_count)
 		return 0;
-	if (worker->zstd && worker->filled) {
-		size_t size = ZSTD_compressCCtx(worker->zstd, worker->packed, worker->packed_room,
-						worker->buffer, worker->filled,
-						(int)worker->sender->session.opts.zstd_level);
-
-		/* what does not shrink goes as it is */
-		if (!ZSTD_isError(size) && size < worker->filled) {
-			flags = WIRE_ZSTD;
-			head.data = htole32((uint32_t)size);
-			pieces[2] = (struct iovec){worker->packed, size};
-		}
-	}
+	for (i = 0; i < worker->piece_count; i++)
+		data += worker->pieces[GR__PIECES_BEFORE + i].iov_len;
+	head.data = htole32((uint32_t)data);
+	GR_POINT("migrate.hashed");
+	worker->pieces[1] = (struct iovec){&head, sizeof(head)};
+	worker->pieces[2] =
+		(struct iovec){worker->extents, worker->extent_count * sizeof(struct wire_extent)};
+	worker->pieces[3] =
+		(struct iovec){worker->hashes, worker->hash_count * sizeof(worker->hashes[0])};
 	if (limited)
 		rc = gr__session_limit(&worker->sender->session,
-				       pieces[0].iov_len + pieces[1].iov_len + pieces[2].iov_len);
+				       sizeof(head) + worker->pieces[2].iov_len +
+					       worker->pieces[3].iov_len + data);
 	if (!rc)
-		rc = gr__channel_put(worker->channel, WIRE_PAGES, flags, pieces, 3);
-	worker->extent_count = 0;
+		rc = gr__channel_put_long(worker->channel, WIRE_PAGES, flags, worker->pieces,
+					  GR__PIECES_BEFORE + (int)worker->piece_count,
+					  GR__PIECES_BEFORE - 1);
+	worker->extent_count = worker->piece_count = worker->hash_count = 0;
 	worker->filled = 0;
 	return rc;
 }
 
-static void add_extent(struct gr__worker *worker, uint64_t offset, uint64_t length, unsigned kind)
+/* True: it makes an extent longer that is there. */
+static bool add_extent(struct gr__worker *worker, uint64_t offset, uint64_t length, unsigned kind)
 {
 	uint64_t pages = length / WIRE_PAGE;
 
@@ -206,9 +229,10 @@ static void add_extent(struct gr__worker *worker, uint64_t offset, uint64_t leng
 		uint64_t last_pages = le32toh(last->pages);
 
 		if (last->kind == htole32(kind) &&
-		    le64toh(last->offset) + last_pages * WIRE_PAGE == offset) {
+		    le64toh(last->offset) + last_pages * WIRE_PAGE == offset &&
+		    last_pages + pages <= UINT32_MAX) {
 			last->pages = htole32((uint32_t)(last_pages + pages));
-			return;
+			return true;
 		}
 	}
 	worker->extents[worker->extent_count++] = (struct wire_extent){
@@ -216,65 +240,108 @@ static void add_extent(struct gr__worker *worker, uint64_t offset, uint64_t leng
 		.pages = htole32((uint32_t)pages),
 		.kind = htole32(kind),
 	};
+	return false;
 }
 
-static void add_page(struct gr__worker *worker, const char *host, uint64_t offset, bool there)
+/* @length has pages of the block; there is room for them. */
+static void add_memory(struct gr__worker *worker, char *host, uint64_t offset, uint64_t length)
 {
-	if (!there || gr__is_zero(host + offset, WIRE_PAGE)) {
-		add_extent(worker, offset, WIRE_PAGE, WIRE_ZERO);
-		worker->zero += WIRE_PAGE;
+	struct iovec *last;
+	uint64_t at;
+
+	if (gr__is_zero(host + offset, length)) {
+		add_extent(worker, offset, length, WIRE_ZERO);
+		worker->zero += length;
 		return;
 	}
-	gr__copy_guest(worker->buffer + worker->filled, host + offset, WIRE_PAGE);
-	worker->filled += WIRE_PAGE;
-	add_extent(worker, offset, WIRE_PAGE, WIRE_COPY);
-	worker->copied += WIRE_PAGE;
+	host += offset;
+	if (COPIES(worker)) {
+		gr__copy_guest(worker->buffer + worker->filled, host, length);
+		host = worker->buffer + worker->filled;
+	}
+	if (!add_extent(worker, offset, length, WIRE_COPY)) {
+		last = &worker->pieces[GR__PIECES_BEFORE + worker->piece_count++];
+		*last = (struct iovec){host, 0};
+	}
+	last = &worker->pieces[GR__PIECES_BEFORE + worker->piece_count - 1];
+	last->iov_len += length;
+	for (at = 0; at < length; at += WIRE_PAGE)
+		worker->hashes[worker->hash_count++] = htole64(XXH3_64bits(host + at, WIRE_PAGE));
+	worker->filled += length;
+	worker->copied += length;
 }
 
-static int put_hole(struct gr__worker *worker, const struct gr__migrate_run *run)
+/* Zeroes that are not looked at. */
+static int add_hole(struct gr__worker *worker, uint64_t offset, uint64_t length, bool limited)
 {
 	const uint64_t most = (uint64_t)1 << 40; /* fits an extent's count */
 	uint64_t done = 0, part;
 	int rc = 0;
 
-	for (; done < run->length && !rc; done += part) {
-		part = run->length - done < most ? run->length - done : most;
-		add_extent(worker, run->offset + done, part, WIRE_ZERO);
+	for (; done < length && !rc; done += part) {
+		part = length - done < most ? length - done : most;
+		if (worker->extent_count == GR__UNIT_PAGES)
+			rc = put_pages(worker, limited);
+		add_extent(worker, offset + done, part, WIRE_ZERO);
 		worker->zero += part;
-		rc = put_pages(worker, true);
 	}
 	return rc;
 }
 
-static int put_batch(struct gr__worker *worker, bool limited)
+/*
+ * Is there memory for the guest at @offset? And for how much of *length, in steps of @step, that
+ * holds. The block's granules say it, then the embedder.
+ */
+static bool is_plugged(struct gr__worker *worker, struct gr_block *block, uint64_t offset,
+		       uint64_t step, uint64_t *length)
+{
+	const struct gr__session *session = &worker->sender->session;
+	bool there = gr__block_plugged(block, offset, length);
+	uint64_t known = *length;
+
+	if (there && session->ops.plugged)
+		there = session->ops.plugged(session->opts.context, block, offset, &known) > 0;
+	if (known < *length)
+		*length = known - known % step;
+	if (*length)
+		return there;
+	*length = step; /* a part of a page of the block: the whole of it is looked at */
+	return true;
+}
+
+/* In rounds by pages of 4 KiB, in postcopy by those of the block. */
+static int put_batch(struct gr__worker *worker, bool postcopy)
 {
 	const struct gr__batch *batch = &worker->batch;
-	const struct gr_migrate_ops *ops = &worker->sender->session.ops;
-	void *context = worker->sender->session.opts.context;
 	struct gr__moved *moved = &worker->sender->blocks.items[batch->block];
+	uint64_t step = postcopy ? moved->page_size : WIRE_PAGE;
+	bool limited = !worker->urgent;
 	unsigned i;
 	int rc = 0;
 
-	if (batch->hole)
-		return put_hole(worker, &batch->runs[0]);
-	for (i = 0; i < batch->count; i++) {
-		const struct gr__migrate_run *run = &batch->runs[i];
-		uint64_t done, known = 0;
-		int there = 1;
+	for (i = 0; i < batch->count && !rc; i++) {
+		uint64_t at = batch->runs[i].offset, end = at + batch->runs[i].length, known;
 
-		for (done = 0; done < run->length && !rc; done += WIRE_PAGE) {
-			if (ops->plugged && done >= known) {
-				uint64_t length = run->length - done;
-
-				there = ops->plugged(context, moved->block, run->offset + done,
-						     &length);
-				known = done + (length < WIRE_PAGE ? WIRE_PAGE : length);
+		if (batch->hole) {
+			rc = add_hole(worker, at, end - at, limited);
+			continue;
+		}
+		while (at < end && !rc) {
+			known = end - at;
+			if (!is_plugged(worker, moved->block, at, step, &known)) {
+				rc = add_hole(worker, at, known, limited);
+				at += known;
+				continue;
 			}
-			if (worker->filled == worker->sender->unit ||
-			    worker->extent_count == GR__UNIT_PAGES)
-				rc = put_pages(worker, limited);
-			if (!rc)
-				add_page(worker, moved->host, run->offset + done, there > 0);
+			for (known += at; at < known && !rc; at += step) {
+				if (worker->filled + step > worker->sender->unit ||
+				    worker->extent_count == GR__UNIT_PAGES)
+					rc = put_pages(worker, limited);
+				__builtin_prefetch(moved->host + at +
+						   AHEAD); /* may be nothing there */
+				if (!rc)
+					add_memory(worker, moved->host, at, step);
+			}
 		}
 	}
 	return rc ? rc : put_pages(worker, limited);
@@ -306,7 +373,7 @@ static int send_round(struct gr__worker *worker)
 		more = take_round(sender, &worker->batch);
 		pthread_mutex_unlock(&session->lock);
 		if (more)
-			rc = put_batch(worker, true);
+			rc = put_batch(worker, false);
 		pthread_mutex_lock(&session->lock);
 		count(worker, copied, zero);
 		pthread_mutex_unlock(&session->lock);
@@ -337,8 +404,8 @@ static int push(struct gr__worker *worker)
 	pthread_mutex_lock(&session->lock);
 	while (!rc && sender->left) {
 		uint64_t copied = worker->copied, zero = worker->zero;
-		bool asked = sender->request_count > 0;
 
+		worker->urgent = sender->request_count > 0;
 		if (!take_push(sender, &worker->batch, only_requests)) {
 			if (sender->left)
 				pthread_cond_wait(&session->change, &session->lock);
@@ -348,7 +415,7 @@ static int push(struct gr__worker *worker)
 		if (!sender->left)
 			pthread_cond_broadcast(&session->change);
 		pthread_mutex_unlock(&session->lock);
-		rc = put_batch(worker, !asked);
+		rc = put_batch(worker, true);
 		pthread_mutex_lock(&session->lock);
 		count(worker, copied, zero);
 	}
@@ -485,14 +552,16 @@ static int start_worker(struct gr__sender *sender, unsigned number)
 	sender->workers[number] = worker;
 	worker->sender = sender;
 	worker->channel = session->channels[number];
-	worker->buffer = gr__alloc_aligned(WIRE_PAGE, sender->unit);
-	if (!worker->buffer)
-		return -ENOMEM;
 	if (session->opts.zstd_level) {
 		worker->packed_room = ZSTD_compressBound(sender->unit);
 		worker->packed = gr__alloc_raw(worker->packed_room);
 		worker->zstd = ZSTD_createCCtx();
 		if (!worker->packed || !worker->zstd)
+			return -ENOMEM;
+	}
+	if (COPIES(worker)) {
+		worker->buffer = gr__alloc_aligned(WIRE_PAGE, sender->unit);
+		if (!worker->buffer)
 			return -ENOMEM;
 	}
 	rc = gr__thread_start(work, worker, "gr-migrate", &worker->thread);

@@ -7,6 +7,10 @@
  *         in postcopy     what was asked for, then what stands behind that, then the rest;
  *                         gr__moved.bits: 1: not sent yet, to be taken by one
  *
+ * Pages go from guest memory to the kernel as they are, with no copy of ours between: while the
+ * guest runs it may write to one after its hash was taken, and the receiver finds the hash wrong.
+ * Such a page is dirty again, and comes again before the end; the receiver sees to that (place.c).
+ *
  * Threads: session->lock guards the work. The caller's thread gives it out and waits.
  */
 #ifndef GR__MIGRATE_SENDER_H
@@ -18,11 +22,12 @@
 #include <zstd.h>
 
 /* Memory of one record that goes out: fits a processor's second cache, and so do two. */
-#define GR__UNIT (UINT64_C(256) << 10)
+#define GR__UNIT (UINT64_C(512) << 10)
 #define GR__UNIT_PAGES (GR__UNIT / WIRE_PAGE)
 /* Of what nobody has asked for, in postcopy: what was asked for waits no longer than that takes. */
 #define GR__PUSH_UNIT (UINT64_C(64) << 10)
 #define GR__REQUESTS 4096
+#define GR__PIECES_BEFORE 4 /* in front of the memory of a record */
 
 enum gr__job { GR__JOB_NONE, GR__JOB_ROUND, GR__JOB_PUSH, GR__JOB_END, GR__JOB_QUIT };
 
@@ -44,12 +49,18 @@ struct gr__worker {
 	struct gr__channel *channel;
 	pthread_t thread;
 	bool running;
+	bool urgent;   /* somebody waits for what is sent: no limit to the rate */
 	unsigned done; /* wr: lock: number of the job it has finished */
 	struct gr__batch batch;
 	struct wire_extent extents[GR__UNIT_PAGES + 1];
 	unsigned extent_count;
-	uint64_t filled; /* bytes of @buffer */
-	char *buffer;	 /* GR__UNIT, or a huge page */
+	uint64_t hashes[WIRE_COPIES_MAX];
+	unsigned hash_count;
+	/* the record's head, what PAGES begins with, extents, hashes, memory of each WIRE_COPY */
+	struct iovec pieces[GR__PIECES_BEFORE + GR__UNIT_PAGES + 1];
+	unsigned piece_count;
+	uint64_t filled; /* bytes of the pieces of memory */
+	char *buffer;	 /* they stand in here, a copy that nobody writes to; or NULL */
 	char *packed;	 /* or NULL */
 	size_t packed_room;
 	ZSTD_CCtx *zstd;
@@ -60,7 +71,7 @@ struct gr__sender {
 	struct gr__session session;
 	struct gr__blocks blocks;
 	struct gr_dirty *client;
-	uint64_t unit; /* const: bytes of a worker's buffer */
+	uint64_t unit; /* const: bytes of a record's memory at most */
 
 	enum gr__job job;		/* wr: lock */
 	unsigned job_number;		/* wr: lock */

@@ -7,6 +7,7 @@
 #include "os/hooks.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,6 +46,18 @@ static int check_opts(const struct gr_migrate_opts *opts, const char *who)
 	return 0;
 }
 
+/* Only where the kernel is known to look at it, and where it can be set back. */
+static void find_low_water(struct gr__channel *channel)
+{
+	int protocol = 0, low = 0;
+	socklen_t length = sizeof(int);
+
+	if (!getsockopt(channel->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) &&
+	    protocol == IPPROTO_TCP &&
+	    !getsockopt(channel->fd, SOL_SOCKET, SO_RCVLOWAT, &low, &length))
+		channel->low_before = channel->low_now = low;
+}
+
 static int open_channel(struct gr__session *session, unsigned number)
 {
 	struct gr__channel *channel = gr__alloc_aligned(64, sizeof(*channel));
@@ -63,6 +76,7 @@ static int open_channel(struct gr__session *session, unsigned number)
 		return gr__fail(-errno, "%s: channel %u: descriptor %d: %s", session->who, number,
 				channel->fd, strerrordesc_np(errno));
 	channel->status_flags = flags;
+	find_low_water(channel);
 	return 0;
 }
 
@@ -142,6 +156,7 @@ void gr__session_close(struct gr__session *session)
 
 		if (!channel)
 			continue;
+		gr__channel_low_water(channel, 0);
 		if (session->failed)
 			shutdown(channel->fd, SHUT_RDWR); /* no socket: nothing happens */
 		if (channel->status_flags >= 0)
@@ -279,6 +294,7 @@ void gr__session_last_words(struct gr__session *session)
 	memcpy(why, session->why, sizeof(why));
 	length = strlen(why);
 	session->failed = 0;
+	gr__channel_low_water(channel, 0);
 	session->opts.timeout_ms = LAST_WORDS_MS;
 	gr__event_clear(session->stop_fd);
 	length = length < WIRE_TEXT_MAX ? length : WIRE_TEXT_MAX;

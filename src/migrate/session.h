@@ -19,9 +19,14 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 #define XXH_STATIC_LINKING_ONLY /* the state's size */
+#ifdef GR__XXH_DISPATCH
+#include <xxh_x86dispatch.h> /* the same functions, by what the processor can */
+#else
 #include <xxhash.h>
+#endif
 
-#define GR__CHANNEL_FRONT 16384
+/* Small, since bytes of pages that were read ahead are copied once more. */
+#define GR__CHANNEL_FRONT 2048
 
 struct gr__session;
 
@@ -39,6 +44,7 @@ struct gr__channel {
 	int fd;			     /* const, the caller's */
 	unsigned number;	     /* const once the header is known */
 	int status_flags;	     /* of fd before, or -1 */
+	int low_before, low_now;     /* TCP: SO_RCVLOWAT; else 0, and not used */
 	pthread_mutex_t out_lock;    /* around a whole record, where two threads may write */
 
 	struct wire_record head; /* of the record being read */
@@ -106,6 +112,12 @@ int gr__channel_put(struct gr__channel *channel, unsigned type, unsigned flags,
 		    const struct iovec *pieces, int count);
 int gr__channel_put_one(struct gr__channel *channel, unsigned type, unsigned flags,
 			const void *payload, uint64_t length);
+/*
+ * The same, of which only the first @hashed pieces are in the record's hash. pieces[0] is left free
+ * for its head; @count has it, @hashed has not. Changes @pieces.
+ */
+int gr__channel_put_long(struct gr__channel *channel, unsigned type, unsigned flags,
+			 struct iovec *pieces, int count, int hashed);
 /* Bytes without a record around them: headers. */
 int gr__channel_put_raw(struct gr__channel *channel, const void *bytes, uint64_t length);
 int gr__channel_get_raw(struct gr__channel *channel, void *bytes, uint64_t length);
@@ -114,9 +126,12 @@ int gr__channel_get_raw(struct gr__channel *channel, void *bytes, uint64_t lengt
 int gr__channel_head(struct gr__channel *channel);
 /* Some of its payload. A payload that has less is damage. */
 int gr__channel_take(struct gr__channel *channel, void *to, uint64_t length);
-int gr__channel_takev(struct gr__channel *channel, struct iovec *pieces, int count);
+/* Likewise what is not in the record's hash. Changes @pieces. */
+int gr__channel_take_data(struct gr__channel *channel, struct iovec *pieces, int count);
 /* All of it was taken, and has its hash? */
 int gr__channel_end(struct gr__channel *channel);
+/* TCP: a wait for something to read ends when @bytes are there, or some of them; 0: as it was. */
+void gr__channel_low_water(struct gr__channel *channel, uint64_t bytes);
 /* Is there something to be read now? */
 bool gr__channel_readable(struct gr__channel *channel);
 /* The rest of the payload as a text, shortened, only printable. */

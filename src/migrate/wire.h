@@ -13,8 +13,9 @@
 #define WIRE_PAGE 4096u
 
 /* What a record may have at most. */
-#define WIRE_DATA_MAX (2u << 20)    /* bytes of pages in a record, as memory */
-#define WIRE_EXTENTS_MAX 512u	    /* extents of a record */
+#define WIRE_DATA_MAX (2u << 20) /* bytes of pages in a record, as memory */
+#define WIRE_EXTENTS_MAX 512u	 /* extents of a record */
+#define WIRE_COPIES_MAX (WIRE_DATA_MAX / WIRE_PAGE)
 #define WIRE_PAYLOAD_MAX (3u << 20) /* of any record */
 #define WIRE_BLOCKS_MAX 65536u
 #define WIRE_TEXT_MAX 400u
@@ -60,8 +61,8 @@ struct wire_record {
 	uint16_t zero;
 	uint32_t length;   /* of the payload */
 	uint64_t sequence; /* of the record in its direction of its channel, from 0 */
-	uint64_t hash;	   /* XXH3-64 of the payload, seeded with the 8 bytes of the first three
-			    * fields, as a number, plus the sequence */
+	uint64_t hash;	   /* XXH3-64 of the payload (of PAGES: up to the data), seeded with the 8
+			    * bytes of the first three fields, as a number, plus the sequence */
 };
 _Static_assert(sizeof(struct wire_record) == 24, "record");
 
@@ -78,11 +79,11 @@ struct wire_block {
 };
 _Static_assert(sizeof(struct wire_block) == 32, "block");
 
-/* PAGES: this, extents, data. */
+/* PAGES: this, extents, XXH3-64 of each page of WIRE_COPY, data. */
 struct wire_pages {
 	uint32_t block; /* its place in the manifest */
 	uint32_t extents;
-	uint32_t data;	 /* bytes behind the extents */
+	uint32_t data;	 /* bytes behind the hashes */
 	uint32_t memory; /* bytes that they are when unpacked: all pages of WIRE_COPY */
 };
 _Static_assert(sizeof(struct wire_pages) == 16, "pages");

@@ -3,6 +3,7 @@
  * What a block is, apart from how it changes: building and freeing the structure, telling about it,
  * discarding pages. Making, deleting and resizing blocks changes spaces too: space/blocks.c.
  */
+#include "base/bits.h"
 #include "base/error.h"
 #include "base/range.h"
 #include "os/alloc.h"
@@ -127,4 +128,24 @@ int gr_block_discard(struct gr_block *block, uint64_t offset, uint64_t length)
 	gr__discard_end(block, GR__DISCARD_UNTOLD);
 	pthread_mutex_unlock(&ram->lock);
 	return rc;
+}
+
+bool gr__block_plugged(const struct gr_block *block, uint64_t offset, uint64_t *length)
+{
+	const struct gr__granules *granules = NULL;
+	uint64_t at, end;
+	bool there;
+
+	/* acquire: the table is set by then; pairs with the store in gr_plug_open() */
+	if (__atomic_load_n(&block->plug, __ATOMIC_ACQUIRE))
+		granules = gr__block_granules(block);
+	if (!granules || !*length)
+		return true;
+	at = offset / granules->granule;
+	end = (offset + (*length - 1)) / granules->granule + 1; /* within the block */
+	there = gr__bits_next(granules->plugged, at, at + 1, true) == at;
+	end = gr__bits_next(granules->plugged, at, end, !there) * granules->granule - offset;
+	if (end < *length)
+		*length = end;
+	return there;
 }

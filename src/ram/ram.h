@@ -193,6 +193,14 @@ static inline struct gr__granules *gr__block_open_granules(const struct gr_block
 	return block->granules && block->granules->open ? block->granules : NULL;
 }
 
+/*
+ * Is there memory for the guest at @offset, or is its granule unplugged? That holds for *length
+ * bytes from there on, which becomes less where the next granules are otherwise. True where there
+ * are no granules. No lock: a change may come at once, and is marked dirty then. The caller has a
+ * pin or is in a read section, so that the table stays.
+ */
+bool gr__block_plugged(const struct gr_block *block, uint64_t offset, uint64_t *length);
+
 static inline uint64_t gr__block_length(const struct gr_block *block)
 {
 	/* relaxed: whoever shrinks a block waits for a grace period before it touches the tail */

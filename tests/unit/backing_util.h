@@ -6,6 +6,7 @@
 #ifndef BACKING_UTIL_H
 #define BACKING_UTIL_H
 
+#include "../common/huge_pages.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -107,11 +108,5 @@ bool is_empty_directory(const char *path);
  */
 bool mount_private(const char *type, const char *options, char *path, size_t size);
 void unmount_private(const char *path);
-
-/* Makes huge pages: at least @count free ones of @page_size. false: told why. */
-bool get_huge_pages(uint64_t page_size, unsigned count);
-/* As many as there were before. */
-void put_huge_pages(void);
-long free_huge_pages(uint64_t page_size);
 
 #endif
