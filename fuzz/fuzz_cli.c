@@ -18,6 +18,7 @@
 #include "cli.h"
 #include "fuzz.h"
 #include "live.h"
+#include "migrate_machine.h"
 #include "torture.h"
 #include <errno.h>
 #include <setjmp.h>
@@ -34,6 +35,7 @@ int fuzz_blk_open(struct blk *blk, const char *path, const char **what);
 int fuzz_world_open(const struct torture_options *options, struct world **world);
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
 int fuzz_live_fetch(const char *target, struct live *live);
+int fuzz_machine_open(struct machine *machine);
 
 static jmp_buf out;
 static int exit_code;
@@ -89,13 +91,25 @@ int fuzz_live_fetch(const char *target, struct live *live)
 	return cli_fail(0, "not fetched here");
 }
 
+int fuzz_machine_open(struct machine *machine)
+{
+	const struct migrate_options *options = &machine->options;
+
+	FUZZ_CHECK(!strcmp(options->verb, "send") || !strcmp(options->verb, "receive"));
+	FUZZ_CHECK(!strncmp(options->address, "unix:", 5) || !strncmp(options->address, "tcp:", 4));
+	FUZZ_CHECK(options->channels >= 1 && options->channels <= GR_MIGRATE_CHANNELS_MAX);
+	FUZZ_CHECK(options->zstd <= 19 && options->memory >= 1 && options->writes >= 1);
+	accepted = true;
+	return cli_fail(0, "not moved here");
+}
+
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick)
 {
 	(void)quick;
 	memset(bench, 0, sizeof(*bench));
 	FUZZ_CHECK(!strcmp(name, "lookup") || !strcmp(name, "update") || !strcmp(name, "access") ||
 		   !strcmp(name, "reclaim") || !strcmp(name, "change") || !strcmp(name, "dirty") ||
-		   !strcmp(name, "window") || !strcmp(name, "blk"));
+		   !strcmp(name, "window") || !strcmp(name, "blk") || !strcmp(name, "migrate"));
 	accepted = true;
 	return -ENOMEM;
 }
@@ -260,6 +274,15 @@ static const char *const words[] = {
 	"iothread,id=t,poll-max-ns=0",
 	"iothread,id=,,,poll-max-ns=1k,",
 	"file,node-name=f,filename=x,cache.direct=on,aio=io_uring,discard=unmap",
+	"migrate",
+	"send",
+	"receive",
+	"unix:s",
+	"tcp:h:1",
+	"--channels",
+	"--zstd",
+	"--postcopy",
+	"--rate",
 };
 
 /* Arguments into @args; returns how many. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `guestram bench lookup|update|access|reclaim|dirty|window|change|blk`: options and exit code; the
- * measuring is in bench/.
+ * `guestram bench lookup|update|access|reclaim|dirty|window|change|blk|migrate`: options and exit
+ * code; the measuring is in bench/.
  */
 #include "bench.h"
 #include "cli.h"
@@ -23,6 +23,10 @@ static const struct {
 	{"window", "memory that is mapped on demand, in windows", bench_window},
 #ifdef CLI_VHOST
 	{"blk", "a served disk beside qemu-storage-daemon's", bench_blk},
+#endif
+#ifdef CLI_MIGRATE
+	{"migrate", "a guest's memory through sockets, and how long it stands still",
+	 bench_migrate},
 #endif
 };
 
@@ -52,7 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!options->which)
 			cli_usage(state, "which benchmark? lookup, update, access, reclaim, dirty, "
-					 "window, change or blk");
+					 "window, change, blk or migrate");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -70,7 +74,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim|dirty|window|change|blk",
+		"lookup|update|access|reclaim|dirty|window|change|blk|migrate",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -22,6 +22,9 @@ static const struct cli_verb verbs[] = {
 #ifdef CLI_DUMP
 	{"dump", "write its guest's memory as an ELF core", cmd_dump},
 #endif
+#ifdef CLI_MIGRATE
+	{"migrate", "move a running guest to another process or host", cmd_migrate},
+#endif
 	{"torture", "readers against writers: every stale pointer and leak is counted",
 	 cmd_torture},
 	{"bench", "measure lookups, updates, accesses and reclaim beside their peers", cmd_bench},

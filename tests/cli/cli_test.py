@@ -65,8 +65,11 @@ def test_help():
         expect(verb in result.stdout, f"--help names {verb}", result)
     options = {
         "torture": ["--seconds", "--readers", "--writers", "--seed", "--baseline", "--json"],
-        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk"],
+        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk|migrate"],
     }
+    if " migrate " in run("--help").stdout:  # as built
+        options["migrate"] = ["--channels", "--memory", "--writes", "--seconds", "--zstd", "--rate",
+                              "--downtime", "--rounds", "--postcopy", "send|receive"]
     for verb, names in options.items():
         result = run(verb, "--help")
         expect(result.returncode == 0 and result.stderr == "", f"{verb} --help", result)
@@ -154,6 +157,11 @@ ROW_KEYS = {
     "blk": [{"target", "what", "depth", "requests_s", "qemu", "ratio", "requests_cpu_s", "qemu_cpu",
              "ratio_cpu", "p50_us", "p99_us", "qemu_p50_us", "qemu_p99_us"},
             {"target", "what", "depth", "server", "changes_s", "quiet_p99_us", "changing_p99_us", "ratio"}],
+    "migrate": [{"socket", "receiver", "read_write_gb_s", "guestram_gb_s", "ratio"},
+                {"socket", "channels", "zstd", "guestram_gb_s"},
+                {"what", "read_gb_s", "looked_at_gb_s", "ratio", "moved_gb_s"},
+                {"move", "writes_mib_s", "link_mib_s", "allowed_ms", "rounds", "downtime_ms",
+                 "guest_sees_ms"}],
 }
 # Of a peer that may be missing.
 PEER_ROWS = {

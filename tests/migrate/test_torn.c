@@ -25,7 +25,7 @@ static void write_on_the_way(const char *point)
 	for (uint64_t page = 1; page < LOW_BYTES / PAGE; page += 64) {
 		char *to = (char *)info.host + page * PAGE + 100;
 
-		__atomic_store_n(to, *to + 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(to, 1, __ATOMIC_RELAXED);
 		if (guest.how == 1)
 			gr_mark_host(to, 1);
 	}
@@ -79,6 +79,9 @@ static void not_marked_it_is_missed(void **unused)
 {
 	struct pair pair;
 
+#ifdef GR__TSAN
+	skip(); /* pages are copied for it, and so whole */
+#endif
 	begin(&pair, 1, 2, 20);
 	pair_run(&pair);
 	assert_int_equal(pair.to.rc, -EBADMSG);
