@@ -18,6 +18,7 @@
 
 #define PAGE UINT64_C(4096)
 #define MIB (UINT64_C(1) << 20)
+#define PAGES_IN_MIB 256
 
 enum { NOWHERE = -1, OVER = -2 }; /* or the side's number */
 
@@ -59,7 +60,7 @@ static void *run_guest(void *arg)
 		int where;
 
 		due = (uint64_t)((bench_now() - begin) / 1e9 * world->pace->writes_mib_s *
-				 (double)(MIB / PAGE));
+				 PAGES_IN_MIB);
 		if (due > done + 64)
 			done = due - 64; /* it stood still: that is not made up for */
 		while (done < due || get(&world->where) < 0) {
