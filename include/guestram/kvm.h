@@ -161,9 +161,9 @@ GR_API int gr_kvm_ring_add(struct gr_dirty_source *source, int cpu_fd);
  *
  * What they had is kept for the next harvest. Then the processor may run on.
  *
- * Context: any thread; waits for a harvest that is being taken. Return: 0, -EINVAL, -EIO (a fault of
- * KVM: it wrote over entries; all memory is dirty in each harvest from then on, and the processor
- * may never run again), or KVM's error. Since 0.1.
+ * Context: any thread; waits for a harvest that is being taken. Return: 0, -EINVAL, -EIO (a fault
+ * of KVM: it wrote over entries; all memory is dirty in each harvest from then on, and the
+ * processor may never run again), or KVM's error. Since 0.1.
  */
 GR_API int gr_kvm_ring_empty(struct gr_dirty_source *source);
 
