@@ -8,8 +8,7 @@
  *                        what must wait  ▼ │  buffers with bytes
  *                                     workers ─► source (a snapshot, an image, a store)
  *
- * gr_pager_open() does that for blocks of this process, gr_pager_server_open() for monitors that
- * hand over their userfaultfd through a socket. Both end by themselves when all is there.
+ * gr_pager_open() does that for blocks of this process. It ends by itself when all is there.
  *
  * Caveats first:
  *  - A source that fails stalls those who touch missing pages. It is asked again and again, and the
@@ -101,6 +100,134 @@ GR_API int gr_image_source_open(const char *path, struct gr_page_source *source)
 /** gr_page_source_close() - end it, when no pager uses it; closed or NULL ones are left alone.
  * Since 0.1. */
 GR_API void gr_page_source_close(struct gr_page_source *source);
+
+/* --------------------------------------------------------------------------------- in process */
+
+struct gr_pager;
+
+/* gr_pager_opts.flags, gr_pager_server_opts.flags */
+#define GR_PAGER_NO_PREFETCH                                                                       \
+	(1u << 0) /* fetch what is touched, and what @prefetch names; no more */
+
+/**
+ * struct gr_pager_opts - how blocks get their pages; all zero is a good default
+ * @block:         the one; NULL: all that there are
+ * @name:          of the source's block, for @block; NULL: its own name
+ * @source_offset: where in the source's block the memory begins, for @block
+ * @flags:         GR_PAGER_…
+ * @workers:       threads that read from the source, 1 to 64; 0: 2
+ * @max_buffers:   bytes in flight between source and memory, more than which are never held; 0: 16
+ *                 MiB. At least one page of the largest size for each worker, and one
+ * @record:        file to write the order of first touches to, when the pager is closed, or NULL.
+ * It appears whole or not at all. Nothing is fetched before it is touched then
+ * @prefetch:      file that was recorded: its pages first, in its order; or NULL
+ */
+struct gr_pager_opts {
+	struct gr_block *block;
+	const char *name;
+	uint64_t source_offset;
+	unsigned flags;
+	unsigned workers;
+	uint64_t max_buffers;
+	const char *record;
+	const char *prefetch;
+	uint64_t reserved[8]; /* zero */
+};
+
+/* Latencies in steps of a quarter of a power of two: step 4 * n + q holds those from
+ * (4 + q) << (n - 2) nanoseconds on, up to the next (n from 2 on). */
+#define GR_PAGER_STEPS 160
+
+/**
+ * struct gr_pager_stats - a pager at one moment
+ * @bytes:        of the memory
+ * @bytes_there:  which are there, or were discarded
+ * @faults:       touches of missing pages that were answered
+ * @faults_waiting: that are not yet
+ * @copied, @zeroed, @shared: bytes given by copy, as zeroes, by mapping what a shared file has
+ * @prefetched:   bytes given before they were touched
+ * @removed:      bytes discarded before they came, zero from then on
+ * @raced:        answers that met a page that was there (EEXIST), memory that had gone (ENOENT)
+ * @parked:       answers that the kernel refused for a moment (EAGAIN) and that were given later
+ * @failed_reads: of the source; each is tried again
+ * @stalled:      1 while the source fails
+ * @buffer_bytes: in flight now, @buffer_bytes_most: ever
+ * @p50_ns, @p99_ns, @most_ns: of the time from the event to the page being there
+ * @latency:      how many answers took how long, in steps as above
+ * @working_set_ns: from the start until all that @prefetch names was there; 0: not yet
+ * @complete_ns:  from the start until all was there; 0: not yet
+ */
+struct gr_pager_stats {
+	uint64_t bytes;
+	uint64_t bytes_there;
+	uint64_t faults;
+	uint64_t faults_waiting;
+	uint64_t copied;
+	uint64_t zeroed;
+	uint64_t shared;
+	uint64_t prefetched;
+	uint64_t removed;
+	uint64_t raced;
+	uint64_t parked;
+	uint64_t failed_reads;
+	uint64_t stalled;
+	uint64_t buffer_bytes;
+	uint64_t buffer_bytes_most;
+	uint64_t p50_ns;
+	uint64_t p99_ns;
+	uint64_t most_ns;
+	uint64_t working_set_ns;
+	uint64_t complete_ns;
+	uint64_t latency[GR_PAGER_STEPS];
+	uint64_t reserved[8];
+};
+
+/**
+ * gr_pager_open() - from now on blocks have the bytes of a source
+ * @source: outlives the pager; has every block, under its name, at least as long as it
+ * @opts:   copied; may be NULL
+ * @pager:  result; ends with gr_pager_close()
+ *
+ * What the blocks held is discarded, and nobody may have been looking at it. When it returns they
+ * can be used: who touches what is missing waits for it. Blocks may be mapped, discarded, resized,
+ * unplugged and deleted meanwhile: what is discarded or grown is zero, whatever the source has.
+ * Memory is private or shared, with pages of any size; not the caller's, foreign, locked, read-only
+ * or a private file's.
+ *
+ * Context: any thread; not in a read section or callback.
+ * Return: 0, -EINVAL, -ENOENT (the source has no such block: gr_last_error() names it), -ERANGE (it
+ * has it shorter), -EBUSY (a claim forbids discards, it is watched or paged already, or being
+ * changed), -ENOTSUP (such memory, or a kernel without userfaultfd), -EPERM (see above), -EBADMSG
+ * (@prefetch is no such file), -ENOMEM, -EMFILE, -EAGAIN, -EDEADLK; no block is changed then,
+ * unless it is the error of a discard. Since 0.1.
+ */
+GR_API int gr_pager_open(struct gr_ram *ram, const struct gr_page_source *source,
+			 const struct gr_pager_opts *opts, struct gr_pager **pager);
+
+/**
+ * gr_pager_wait() - until all is there
+ * @timeout_ms: 0 looks once, negative waits for ever
+ *
+ * Context: any thread; waits. Return: 0, -ETIMEDOUT, or the error of the kernel that it ended
+ * with: what was missing then raises SIGBUS (the log has told). Since 0.1.
+ */
+GR_API int gr_pager_wait(struct gr_pager *pager, int timeout_ms);
+
+/** gr_pager_get_stats() - its figures. Context: any thread; never waits. Since 0.1. */
+GR_API void gr_pager_get_stats(struct gr_pager *pager, struct gr_pager_stats *stats);
+
+/**
+ * gr_pager_close() - end it
+ *
+ * What is not there by then will never come: touching it raises SIGBUS, for those who wait already
+ * too (SIGSEGV before Linux 6.6), since no other bytes would be right. Blocks must be alive, or
+ * have been deleted while it was open. It waits for reads of the source under way.
+ *
+ * Context: any thread but those of the source's functions; waits; not in a read section or
+ * callback. Return: 0 (NULL too), -EDEADLK, or the error of writing opts.record; it is closed then.
+ * Since 0.1.
+ */
+GR_API int gr_pager_close(struct gr_pager *pager);
 
 #ifdef __cplusplus
 }

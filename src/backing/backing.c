@@ -96,6 +96,50 @@ static int install(struct gr__mem *mem, uint64_t offset, uint64_t length)
 	return rc;
 }
 
+/* ------------------------------------------------------------------------------ who fills it */
+
+static struct gr__filler *filler_of(const struct gr__mem *mem)
+{
+	/* acquire: it is whole; pairs with the store in gr_pager_open() */
+	return __atomic_load_n(&mem->filler, __ATOMIC_ACQUIRE);
+}
+
+static void hold_filler(const struct gr__mem *mem, struct gr__filler_hold *hold)
+{
+	hold->filler = NULL;
+	if (!filler_of(mem))
+		return;
+	gr_read_begin();
+	hold->filler = filler_of(mem);
+	if (hold->filler)
+		hold->filler->ops->hold(hold->filler, hold);
+	gr_read_end();
+}
+
+static void release_filler(const struct gr__mem *mem, struct gr__filler_hold *hold, bool discarded)
+{
+	if (!hold->filler)
+		return;
+	gr_read_begin();
+	/* it may have ended meanwhile, and knows nothing of the hold then */
+	if (filler_of(mem) == hold->filler)
+		hold->filler->ops->release(hold->filler, hold, discarded);
+	gr_read_end();
+}
+
+static void end_filler(const struct gr__mem *mem)
+{
+	struct gr__filler *filler;
+
+	if (!filler_of(mem))
+		return;
+	gr_read_begin();
+	filler = filler_of(mem);
+	if (filler)
+		filler->ops->end(filler);
+	gr_read_end();
+}
+
 /* ------------------------------------------------------------------------------ life of it */
 
 /* Takes half-built ones too. */
@@ -118,6 +162,7 @@ void gr__mem_undo(struct gr__mem *mem)
 
 void gr__mem_release(struct gr__mem *mem)
 {
+	end_filler(mem);
 	take_down(mem);
 	if (mem->foreign && mem->foreign->release)
 		mem->foreign->release(mem->foreign_context);
@@ -216,7 +261,7 @@ static int discard_tail(struct gr__mem *mem, uint64_t offset, uint64_t length)
 	return rc;
 }
 
-static int shrink(struct gr__mem *mem, uint64_t length)
+static int shrink_held(struct gr__mem *mem, uint64_t length)
 {
 	uint64_t tail = mem->length - length;
 	void *addr = gr__mem_at(mem, length);
@@ -239,6 +284,17 @@ static int shrink(struct gr__mem *mem, uint64_t length)
 		gr__os_protect(addr, tail, PROT_NONE);
 	mem->length = length;
 	return 0;
+}
+
+static int shrink(struct gr__mem *mem, uint64_t length)
+{
+	struct gr__filler_hold hold = {.offset = length, .length = mem->length - length};
+	int rc;
+
+	hold_filler(mem, &hold);
+	rc = shrink_held(mem, length);
+	release_filler(mem, &hold, !rc);
+	return rc;
 }
 
 /* Nothing of it is mapped here: windows are by others, for the length that they know. */
@@ -299,6 +355,9 @@ int gr__mem_resize(struct gr__mem *mem, uint64_t length)
 
 int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length)
 {
+	struct gr__filler_hold hold = {.offset = offset, .length = length};
+	int rc;
+
 	if (!mem->ops->discard)
 		return gr__fail(-ENOTSUP, "block %s: discard: the caller's memory is not ours",
 				mem->name);
@@ -311,7 +370,12 @@ int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length)
 			"block %s: discard of %#llx bytes at %#llx: not pages of its %#llx bytes",
 			mem->name, (unsigned long long)length, (unsigned long long)offset,
 			(unsigned long long)mem->length);
-	return length ? mem->ops->discard(mem, offset, length) : 0;
+	if (!length)
+		return 0;
+	hold_filler(mem, &hold);
+	rc = mem->ops->discard(mem, offset, length);
+	release_filler(mem, &hold, !rc);
+	return rc;
 }
 
 int gr__mem_fetch(struct gr__mem *mem, uint64_t offset, uint64_t length, int *fetched)

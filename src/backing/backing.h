@@ -12,9 +12,37 @@
 
 #include "os/numa.h"
 #include <guestram.h>
+#include <stdbool.h>
 
 struct gr__backing;
 struct gr__sigbus_guard;
+
+/*
+ * Who fills the memory while it is used (the pager), and must know what is discarded. Its functions
+ * are called in a read section, so that it may end a grace period after it has left gr__mem.filler;
+ * any thread, no lock of ours held.
+ */
+struct gr__filler;
+
+struct gr__filler_hold {
+	struct gr__filler *filler; /* that was asked, or NULL */
+	uint64_t offset, length;
+	struct gr__filler_hold *next; /* the filler's */
+};
+
+struct gr__filler_ops {
+	/* From here on to release() it puts nothing into the hold; who touches what is missing
+	 * there waits. */
+	void (*hold)(struct gr__filler *filler, struct gr__filler_hold *hold);
+	/* @discarded: what is in it is zero for good; else all is as it was. */
+	void (*release)(struct gr__filler *filler, struct gr__filler_hold *hold, bool discarded);
+	/* The memory is about to be given up: not a byte is put there any more. */
+	void (*end)(struct gr__filler *filler);
+};
+
+struct gr__filler {
+	const struct gr__filler_ops *ops;
+};
 
 struct gr__mem {
 	const struct gr__backing *ops; /* table of this kind of backing */
@@ -40,6 +68,7 @@ struct gr__mem {
 	struct gr__numa numa;		/* for what it grows by, too */
 	char name[80];			/* cut: for /proc/self/maps and sentences */
 	char *created_path;		/* of a file that gr__mem_undo() removes, or NULL */
+	struct gr__filler *filler;	/* atomic, or NULL: set and cleared by itself */
 	int sized;			/* the file was empty: gr__mem_undo() makes it so again */
 };
 

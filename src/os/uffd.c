@@ -129,58 +129,123 @@ int gr__uffd_register_missing(int fd, void *addr, uint64_t length)
 	return call(fd, UFFDIO_REGISTER, &arg, "uffdio.register");
 }
 
-void gr__uffd_wake(int fd, void *addr, uint64_t length)
+void gr__uffd_let_go(int fd, void *addr, uint64_t length)
 {
 	struct uffdio_range arg = {(uintptr_t)addr, length};
 
 	ioctl(fd, UFFDIO_WAKE, &arg);
 }
 
-int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size)
+int gr__uffd_wake(int fd, uint64_t addr, uint64_t length)
 {
-	uint64_t done = 0;
+	struct uffdio_range arg = {addr, length};
+
+	return call(fd, UFFDIO_WAKE, &arg, "uffdio.wake");
+};
+
+	return call(fd, UFFDIO_WAKE, &arg, "uffdio.wake");
+}
+
+int gr__uffd_try_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done)
+{
+	struct uffdio_copy arg = {.dst = to, .src = (uintptr_t)from, .len = length};
+	int rc = call(fd, UFFDIO_COPY, &arg, "uffdio.copy");
+
+	/* a part is EAGAIN, also when what stopped it was another error */
+	*done = !rc ? length : arg.copy > 0 ? (uint64_t)arg.copy : 0;
+	return rc;
+}
+
+int gr__uffd_try_zero(int fd, uint64_t to, uint64_t length, uint64_t *done)
+{
+	struct uffdio_zeropage arg = {.range = {to, length}};
+	int rc = call(fd, UFFDIO_ZEROPAGE, &arg, "uffdio.zeropage");
+
+	*done = !rc ? length : arg.zeropage > 0 ? (uint64_t)arg.zeropage : 0;
+	return rc;
+}
+
+/* Give [to, to + length) what @from has, or zeroes when it is NULL. */
+static int fill(int fd, char *to, const char *from, uint64_t length, uint64_t page_size)
+{
+	uint64_t done = 0, some;
+	int rc = 0;
 
 	while (done < length) {
-		struct uffdio_copy arg = {.dst = (uintptr_t)to + done,
-					  .src = (uintptr_t)from + done,
-					  .len = length - done};
-		int rc = call(fd, UFFDIO_COPY, &arg, "uffdio.copy");
+		uint64_t at = (uintptr_t)to + done;
 
-		if (!rc) {
-			return 0;
-		} else if (rc == -EAGAIN) {
-			/* a part, or nothing while the address space changes */
-			done += arg.copy > 0 ? (uint64_t)arg.copy : 0;
-		} else if (rc == -EEXIST) {
-			gr__uffd_wake(fd, (char *)to + done, page_size);
-			done += page_size;
-		} else {
+		rc = from ? gr__uffd_try_copy(fd, at, from + done, length - done, &some)
+			  : gr__uffd_try_zero(fd, at, length - done, &some);
+		if (rc == -EEXIST) {
+			gr__uffd_let_go(fd, to + done, page_size);
+			some = page_size;
+		} else if (rc < 0 && rc != -EAGAIN) { /* nothing, while the address space changes */
 			return rc;
 		}
+		done += some;
 	}
 	return 0;
 }
 
+int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size)
+{
+	return fill(fd, to, from, length, page_size);
+}
+
 int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size)
 {
-	uint64_t done = 0;
+	return fill(fd, addr, NULL, length, page_size);
+}
 
-	while (done < length) {
-		struct uffdio_zeropage arg = {.range = {(uintptr_t)addr + done, length - done}};
-		int rc = call(fd, UFFDIO_ZEROPAGE, &arg, "uffdio.zeropage");
+static struct gr__uffd_event decode(const struct uffd_msg *message)
+{
+	struct gr__uffd_event event = {.kind = GR__UFFD_OTHER, .fd = -1};
 
-		if (!rc) {
-			return 0;
-		} else if (rc == -EAGAIN) {
-			done += arg.zeropage > 0 ? (uint64_t)arg.zeropage : 0;
-		} else if (rc == -EEXIST) {
-			gr__uffd_wake(fd, (char *)addr + done, page_size);
-			done += page_size;
-		} else {
-			return rc;
-		}
+	switch (message->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		event.kind = GR__UFFD_FAULT;
+		event.addr = message->arg.pagefault.address;
+		event.minor = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+		break;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		event.kind = GR__UFFD_REMOVE;
+		event.addr = message->arg.remove.start;
+		event.length = message->arg.remove.end - message->arg.remove.start;
+		break;
+	case UFFD_EVENT_REMAP:
+		event.kind = GR__UFFD_MOVE;
+		event.addr = message->arg.remap.from;
+		event.length = message->arg.remap.len;
+		break;
+	case UFFD_EVENT_FORK:
+		event.kind = GR__UFFD_FORK;
+		event.fd = (int)message->arg.fork.ufd;
+		break;
+	default:
+		break;
 	}
-	return 0;
+	return event;
+}
+
+int gr__uffd_read(int fd, struct gr__uffd_event *events, int max)
+{
+	struct uffd_msg messages[GR__UFFD_EVENTS];
+	int error = GR_FAULT("uffd.read"), i;
+	ssize_t got;
+
+	if (error)
+		return -error;
+	if (max > GR__UFFD_EVENTS)
+		max = GR__UFFD_EVENTS;
+	do
+		got = read(fd, messages, (size_t)max * sizeof(messages[0]));
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	for (i = 0; i < (int)((size_t)got / sizeof(messages[0])); i++)
+		events[i] = decode(&messages[i]);
+	return i;
 }
 
 void gr__uffd_give_up(int fd, void *addr, uint64_t length)
@@ -193,7 +258,7 @@ void gr__uffd_give_up(int fd, void *addr, uint64_t length)
 	while (rc == -EAGAIN);
 	if (rc < 0)
 		mprotect(addr, length, PROT_NONE);
-	gr__uffd_wake(fd, addr, length);
+	gr__uffd_let_go(fd, addr, length);
 }
 
 int gr__pagemap_open(void)

@@ -47,8 +47,42 @@ int gr__uffd_register_missing(int fd, void *addr, uint64_t length);
 int gr__uffd_copy(int fd, void *to, const void *from, uint64_t length, uint64_t page_size);
 int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
 
-/* Who waits for a page of these looks again. */
-void gr__uffd_wake(int fd, void *addr, uint64_t length);
+/*
+ * One call of the kernel's: so many bytes are *done then, whatever is returned. -EAGAIN: go on from
+ * there; when nothing was done the address space is changing, and events may wait to be read.
+ * -EEXIST: the page is there, and nobody was woken. -ENOENT: no such memory (any more). -ESRCH: no
+ * such process. Faults: "uffdio.copy", "uffdio.zeropage".
+ */
+int gr__uffd_try_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done);
+int gr__uffd_try_zero(int fd, uint64_t to, uint64_t length, uint64_t *done);
+
+/* Let those go on who wait for [addr, addr + length); they look again. Fault: "uffdio.wake". */
+int gr__uffd_wake(int fd, uint64_t addr, uint64_t length);
+/* The same of memory of ours, which is registered with it. */
+void gr__uffd_let_go(int fd, void *addr, uint64_t length);
+
+enum gr__uffd_kind {
+	GR__UFFD_FAULT,
+	GR__UFFD_REMOVE, /* discarded or unmapped */
+	GR__UFFD_MOVE,	 /* mremap() */
+	GR__UFFD_FORK,
+	GR__UFFD_OTHER,
+};
+
+struct gr__uffd_event {
+	enum gr__uffd_kind kind;
+	bool minor;    /* FAULT: the shared file has the page */
+	uint64_t addr; /* FAULT: of any byte of the page */
+	uint64_t length;
+	int fd; /* FORK: the child's userfaultfd, whoever reads the event owns it */
+};
+
+/* In one call. */
+#define GR__UFFD_EVENTS 32
+
+/* What has happened: how many, 0: nothing more, or -errno. Fault: "uffd.read". */
+int gr__uffd_read(int fd, struct gr__uffd_event *events, int max);
+
 /*
  * These pages will never come: from now on touching one raises SIGBUS, also in those who wait
  * (Linux 6.6), or SIGSEGV before that.

@@ -70,7 +70,7 @@ static void give_up(struct gr__postcopy *postcopy)
 		const struct gr_pin *pin = &postcopy->ranges[i];
 
 		if (!take_away(postcopy, pin))
-			gr__uffd_wake(postcopy->uffd, pin->host, pin->length);
+			gr__uffd_let_go(postcopy->uffd, pin->host, pin->length);
 		else /* rather the process's end than a page that is none of the guest's */
 			gr__uffd_give_up(postcopy->uffd, pin->host, pin->length);
 	}
