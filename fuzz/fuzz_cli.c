@@ -21,6 +21,7 @@
 #include "migrate_machine.h"
 #include "torture.h"
 #include <errno.h>
+#include <guestram/pager.h>
 #include <setjmp.h>
 #include <unistd.h>
 /* after the above, which it needs */
@@ -36,6 +37,7 @@ int fuzz_world_open(const struct torture_options *options, struct world **world)
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
 int fuzz_live_fetch(const char *target, struct live *live);
 int fuzz_machine_open(struct machine *machine);
+int fuzz_image_open(const char *path, struct gr_page_source *source);
 
 static jmp_buf out;
 static int exit_code;
@@ -101,6 +103,14 @@ int fuzz_machine_open(struct machine *machine)
 	FUZZ_CHECK(options->zstd <= 19 && options->memory >= 1 && options->writes >= 1);
 	accepted = true;
 	return cli_fail(0, "not moved here");
+}
+
+int fuzz_image_open(const char *path, struct gr_page_source *source)
+{
+	(void)source;
+	FUZZ_CHECK(path);
+	accepted = true;
+	return -ENOENT;
 }
 
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick)

@@ -8,7 +8,8 @@
  *                        what must wait  ▼ │  buffers with bytes
  *                                     workers ─► source (a snapshot, an image, a store)
  *
- * gr_pager_open() does that for blocks of this process. It ends by itself when all is there.
+ * gr_pager_open() does that for blocks of this process, gr_pager_server_open() for monitors that
+ * hand over their userfaultfd through a socket. Both end by themselves when all is there.
  *
  * Caveats first:
  *  - A source that fails stalls those who touch missing pages. It is asked again and again, and the
@@ -228,6 +229,116 @@ GR_API void gr_pager_get_stats(struct gr_pager *pager, struct gr_pager_stats *st
  * Since 0.1.
  */
 GR_API int gr_pager_close(struct gr_pager *pager);
+
+/* ------------------------------------------------------------------------------ other processes */
+
+struct gr_pager_server;
+
+/**
+ * enum gr_pager_news - what becomes of a session
+ * @GR_PAGER_BEGINS:   nothing is answered before the callback returns; < 0 refuses it
+ * @GR_PAGER_COMPLETE: all is there; its monitor needs us no more
+ * @GR_PAGER_ENDS:     its monitor has gone, or has hung up
+ * @GR_PAGER_GIVEN_UP: the server ends it, and its monitor still misses pages: nobody answers it any
+ *                     more
+ */
+enum gr_pager_news {
+	GR_PAGER_BEGINS,
+	GR_PAGER_COMPLETE,
+	GR_PAGER_ENDS,
+	GR_PAGER_GIVEN_UP,
+};
+
+/**
+ * struct gr_pager_server_opts - a server of pages
+ * @socket_path: where to listen; a dead socket there is replaced, a live one is -EADDRINUSE
+ * @source:      outlives the server
+ * @block:       of the source, which offsets of monitors are in; NULL: its first
+ * @flags:       GR_PAGER_…
+ * @workers:     for all sessions, 1 to 64; 0: 2
+ * @max_sessions: at once; the next is refused; 0: 1,024
+ * @max_buffers: as in struct gr_pager_opts; for all sessions
+ * @handshake_ms: a monitor that has not sent all by then is refused; 0: 5,000
+ * @record, @prefetch: as in struct gr_pager_opts; the first session that ends is recorded
+ * @session:     told of a session by a number that none other has; at its begin, of its monitor's
+ *               process (0: not known) and userfaultfd, else 0 and -1. From the thread that runs or
+ *               closes the server. NULL allowed
+ * @log, @log_context: lines for people; NULL: nowhere. May run on any thread of the server; also
+ *               the first argument of @session
+ */
+struct gr_pager_server_opts {
+	const char *socket_path;
+	const struct gr_page_source *source;
+	const char *block;
+	unsigned flags;
+	unsigned workers;
+	unsigned max_sessions;
+	unsigned handshake_ms;
+	uint64_t max_buffers;
+	const char *record;
+	const char *prefetch;
+	int (*session)(void *context, uint64_t number, enum gr_pager_news news, int pid, int uffd);
+	gr_log_fn log;
+	void *log_context;
+	uint64_t reserved[8]; /* zero */
+};
+
+/**
+ * struct gr_pager_server_stats - a server at one moment
+ * @sessions:  now; @accepted, @refused, @ended, @completed: since it was opened
+ * @pages:     of all sessions together, those that have ended too
+ */
+struct gr_pager_server_stats {
+	uint64_t sessions;
+	uint64_t accepted;
+	uint64_t refused;
+	uint64_t ended;
+	uint64_t completed;
+	uint64_t reserved[8];
+	struct gr_pager_stats pages;
+};
+
+/**
+ * gr_pager_server_open() - listen, and start the workers
+ * @server: result; ended by gr_pager_server_close()
+ *
+ * A monitor connects and sends one JSON array with its userfaultfd, as docs/pager.md describes;
+ * from then on its pages come from the source. The connection stays open for as long as the
+ * session; when either side goes, it is over.
+ *
+ * Context: any thread. Return: 0, -EINVAL, -ENOENT (@block), -ENAMETOOLONG, -EADDRINUSE, -EBADMSG
+ * (@prefetch), -ENOMEM, -EMFILE, -EAGAIN (no thread to be had), or the error of a system call on
+ * the path. Since 0.1.
+ */
+GR_API int gr_pager_server_open(const struct gr_pager_server_opts *opts,
+				struct gr_pager_server **server);
+
+/**
+ * gr_pager_server_run() - serve until gr_pager_server_stop()
+ *
+ * Context: one thread. Return: 0, or -errno of poll(2). Since 0.1.
+ */
+GR_API int gr_pager_server_run(struct gr_pager_server *server);
+
+/** gr_pager_server_stop() - let gr_pager_server_run() return. Context: any thread, signal handlers
+ * too. Since 0.1. */
+GR_API void gr_pager_server_stop(struct gr_pager_server *server);
+
+/** gr_pager_server_get_stats() - its figures. Context: any thread; waits for short work of others,
+ * never for the source. Since 0.1. */
+GR_API void gr_pager_server_get_stats(struct gr_pager_server *server,
+				      struct gr_pager_server_stats *stats);
+
+/**
+ * gr_pager_server_close() - end all sessions, and remove the socket
+ *
+ * Monitors that still miss pages are not served any more: see docs/pager.md on what becomes of
+ * them.
+ *
+ * Context: any thread, when gr_pager_server_run() has returned. Return: 0 (NULL too), or the error
+ * of writing opts.record; it is closed then. Since 0.1.
+ */
+GR_API int gr_pager_server_close(struct gr_pager_server *server);
 
 #ifdef __cplusplus
 }

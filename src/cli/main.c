@@ -17,6 +17,9 @@ static const struct cli_verb verbs[] = {
 #ifdef CLI_VHOST
 	{"serve", "offer a file as a disk to virtual machines (vhost-user)", cmd_serve},
 #endif
+#ifdef CLI_PAGER
+	{"pager", "give guests their pages as they touch them (userfaultfd)", cmd_pager},
+#endif
 	{"map", "show the memory of a running program: spaces, blocks, pins, reclaim", cmd_map},
 	{"top", "show what changes in it, again and again", cmd_top},
 #ifdef CLI_DUMP

@@ -136,6 +136,19 @@ void gr__uffd_let_go(int fd, void *addr, uint64_t length)
 	ioctl(fd, UFFDIO_WAKE, &arg);
 }
 
+int gr__uffd_adopt(int fd)
+{
+	int error = GR_FAULT("uffd.adopt"), flags;
+
+	if (error)
+		return -error;
+	flags = fcntl(fd, F_GETFL);
+	/* poll(2) is of no use on one that blocks */
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return -errno;
+	return 0;
+}
+
 int gr__uffd_wake(int fd, uint64_t addr, uint64_t length)
 {
 	struct uffdio_range arg = {addr, length};

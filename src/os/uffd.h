@@ -56,6 +56,9 @@ int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
 int gr__uffd_try_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done);
 int gr__uffd_try_zero(int fd, uint64_t to, uint64_t length, uint64_t *done);
 
+/* Make one that somebody gave us fit for poll(2). Fault: "uffd.adopt". */
+int gr__uffd_adopt(int fd);
+
 /* Let those go on who wait for [addr, addr + length); they look again. Fault: "uffdio.wake". */
 int gr__uffd_wake(int fd, uint64_t addr, uint64_t length);
 /* The same of memory of ours, which is registered with it. */

@@ -24,7 +24,8 @@ int gr__order_add(struct gr__order *order, int block, uint64_t offset, uint64_t 
 {
 	struct gr__run_of *last = order->count ? &order->runs[order->count - 1] : NULL;
 
-	if (last && last->block == block && last->offset + last->length == offset) {
+	/* a run that ends at 2^64 is followed by none */
+	if (last && offset && last->block == block && last->offset + last->length == offset) {
 		last->length += length;
 		return 0;
 	}

@@ -306,7 +306,7 @@ static int open_parts(struct gr_pager *pager, const struct gr_pager_opts *opts)
 	paging->pool = &pager->pool;
 	paging->source = &pager->source;
 	paging->flags = opts->flags;
-	paging->uffd = paging->peer = paging->wake = -1;
+	paging->uffd = paging->peer = paging->wake = paging->ended = -1;
 	paging->say = log_line;
 	paging->say_context = pager->ram;
 	if (opts->record) {

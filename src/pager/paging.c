@@ -17,7 +17,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,19 +42,13 @@ uint64_t gr__paging_now(void)
 	return gr__now_ns();
 }
 
-__attribute__((format(printf, 3, 4))) static void
-say(struct gr__paging *paging, enum gr_log_level level, const char *format, ...)
-{
-	char line[300];
-	va_list args;
-
-	if (!paging->say)
-		return;
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	paging->say(paging->say_context, level, line);
-}
+#define say(paging, level, ...)                                                                    \
+	do {                                                                                       \
+		char line_[300];                                                                   \
+		snprintf(line_, sizeof(line_), __VA_ARGS__);                                       \
+		if ((paging)->say)                                                                 \
+			(paging)->say((paging)->say_context, level, line_);                        \
+	} while (0)
 
 /* ------------------------------------------------------------------------------------ waiting */
 
@@ -659,6 +652,8 @@ static void complete(struct gr__paging *paging)
 	set_figure(&paging->stats.complete_ns, gr__paging_now() - paging->started);
 	pthread_cond_broadcast(&paging->over);
 	pthread_mutex_unlock(&paging->lock);
+	if (paging->ended >= 0)
+		gr__event_set(paging->ended);
 	paging->waiting_count = 0;
 	show_waiting(paging);
 }
@@ -803,6 +798,8 @@ static void run(void *arg)
 	paging->rc = rc < 0 ? rc : 0;
 	pthread_cond_broadcast(&paging->over);
 	pthread_mutex_unlock(&paging->lock);
+	if (paging->ended >= 0)
+		gr__event_set(paging->ended);
 }
 
 /* ------------------------------------------------------------------------------- open, close */

@@ -66,10 +66,11 @@ struct gr__paging {
 	bool recording;			     /* const */
 	int uffd;			     /* the thread's, once it runs */
 	int peer;			     /* const: its monitor's socket, or -1 */
-	int wake;			     /* event: answers, holds that ended, stop */
-	struct gr__paged *pieces;	     /* by address */
-	unsigned count;			     /* const */
-	uint64_t largest;		     /* const: page */
+	int ended;		  /* const: event: it is complete, or the thread has left; or -1 */
+	int wake;		  /* event: answers, holds that ended, stop */
+	struct gr__paged *pieces; /* by address */
+	unsigned count;		  /* const */
+	uint64_t largest;	  /* const: page */
 	void (*say)(void *context, enum gr_log_level level, const char *line); /* const */
 	void *say_context;
 

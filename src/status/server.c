@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "os/event.h"
 #include "os/hooks.h"
+#include "os/socket.h"
 #include "os/thread.h"
 #include "ram/ram.h"
 #include "status/status.h"
@@ -34,7 +35,7 @@ struct client {
 
 static struct {
 	pid_t pid; /* whose thread it is; 0: none */
-	struct gr__status_socket socket;
+	struct gr__socket socket;
 	int stop_fd;
 	pthread_t thread;
 	/* the thread's own */
@@ -82,8 +83,13 @@ static struct client *find_place(void)
 
 static void welcome(struct client *client)
 {
-	int fd = gr__status_accept(&serving.socket);
+	struct ucred peer;
+	int fd = gr__socket_accept(&serving.socket, &peer);
 
+	if (fd >= 0 && peer.uid && peer.uid != geteuid()) {
+		gr__fd_close(fd);
+		return;
+	}
 	if (fd < 0) {
 		serving.paused = fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM;
 		return;
@@ -156,7 +162,7 @@ static int start(const char *path)
 
 	if (serving.pid && serving.pid == getpid())
 		return gr__fail(-EBUSY, "status: served at %s already", serving.socket.path);
-	rc = gr__status_listen(path, &serving.socket);
+	rc = gr__socket_listen("status", path, &serving.socket);
 	if (rc < 0)
 		return rc;
 	rc = gr__event_open();
@@ -179,7 +185,7 @@ static int start(const char *path)
 close_event:
 	gr__fd_close(serving.stop_fd);
 unlisten:
-	gr__status_unlisten(&serving.socket);
+	gr__socket_unlisten(&serving.socket);
 	return rc;
 }
 
@@ -207,7 +213,7 @@ int gr_status_stop(void)
 		gr__event_set(serving.stop_fd);
 		gr__thread_join(serving.thread);
 		gr__fd_close(serving.stop_fd);
-		gr__status_unlisten(&serving.socket);
+		gr__socket_unlisten(&serving.socket);
 		serving.pid = 0;
 	}
 	pthread_mutex_unlock(&serving_lock);
