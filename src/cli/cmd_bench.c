@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `guestram bench lookup|update|access|reclaim|dirty|window|change|blk|migrate`: options and exit
- * code; the measuring is in bench/.
+ * `guestram bench WHAT`: options and exit code; the measuring is in bench/.
  */
 #include "bench.h"
 #include "cli.h"
@@ -20,6 +19,9 @@ static const struct {
 	{"dirty", "marks, and harvests of what changed", bench_dirty},
 	{"change", "lookups while blocks are resized, plugged and discarded; preallocation",
 	 bench_change},
+#ifdef CLI_PAGER
+	{"pager", "touches of missing pages, and what recorded orders take away", bench_pager},
+#endif
 	{"window", "memory that is mapped on demand, in windows", bench_window},
 #ifdef CLI_VHOST
 	{"blk", "a served disk beside qemu-storage-daemon's", bench_blk},
@@ -56,7 +58,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!options->which)
 			cli_usage(state, "which benchmark? lookup, update, access, reclaim, dirty, "
-					 "window, change, blk or migrate");
+					 "window, change, blk, migrate or pager");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -74,7 +76,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim|dirty|window|change|blk|migrate",
+		"lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -65,7 +65,7 @@ def test_help():
         expect(verb in result.stdout, f"--help names {verb}", result)
     options = {
         "torture": ["--seconds", "--readers", "--writers", "--seed", "--baseline", "--json"],
-        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk|migrate"],
+        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager"],
     }
     if " migrate " in run("--help").stdout:  # as built
         options["migrate"] = ["--channels", "--memory", "--writes", "--seconds", "--zstd", "--rate",
@@ -153,6 +153,7 @@ ROW_KEYS = {
     "access": [{"what", "ranges", "kind", "plain", "guestram", "over"},
                {"what", "bytes", "memcpy_ns", "guestram_ns", "memcpy_gb_s", "guestram_gb_s",
                 "ratio"}],
+    "pager": [{"what", "by", "p50_us", "p99_us"}, {"what", "pages come", "ms", "faults"}],
     "reclaim": [{"what", "samples", "p50_us", "p99_us", "max_us"}],
     "blk": [{"target", "what", "depth", "requests_s", "qemu", "ratio", "requests_cpu_s", "qemu_cpu",
              "ratio_cpu", "p50_us", "p99_us", "qemu_p50_us", "qemu_p99_us"},

@@ -98,12 +98,14 @@ static int read_pages(void *context, int block, uint64_t offset, void *buf, uint
 	struct pattern_source *source = context;
 	unsigned delay = __atomic_load_n(&source->delay_us, __ATOMIC_RELAXED);
 	int error = get(&source->failing);
+	struct gate *hold;
 	uint64_t at;
 
 	__atomic_add_fetch(&source->reads, 1, __ATOMIC_SEQ_CST);
-	if (source->hold) {
+	hold = __atomic_load_n(&source->hold, __ATOMIC_ACQUIRE);
+	if (hold) {
 		__atomic_add_fetch(&source->holding, 1, __ATOMIC_SEQ_CST);
-		gate_wait(source->hold);
+		gate_wait(hold);
 	}
 	if (delay)
 		sleep_us(delay);

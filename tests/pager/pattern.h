@@ -29,7 +29,7 @@ struct pattern_source {
 	unsigned delay_us;   /* atomic */
 	int reads;	     /* atomic: so many were made */
 	uint64_t read_bytes; /* atomic */
-	struct gate *hold;   /* reads wait for it when not NULL */
+	struct gate *hold;   /* atomic: reads wait for it when not NULL */
 	int holding;	     /* atomic: so many do */
 	const char *image;   /* file that has block 0 as it is, or NULL */
 	int image_fd;

@@ -582,7 +582,8 @@ static void a_slow_read_holds_up_no_other(void **unused)
 	assert_ok(gr_pager_open(ram, &source.source, &opts, &pager));
 	thread = thread_start(touch_one, &toucher);
 	assert_true(wait_until(get(&source.holding) == 1));
-	source.hold = NULL; /* the reads that follow */
+	/* the reads that follow */
+	__atomic_store_n(&source.hold, NULL, __ATOMIC_RELEASE);
 	check_pages(&source, 0, host, MIB / 2, MIB);
 	assert_int_equal(get(&toucher.done), 0);
 	gate_open(&gate);
