@@ -15,7 +15,7 @@
 #define REGIONS_MAX 64
 
 /* Monitors are forked from a process with threads, and start some. */
-const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
 	return "die_after_fork=0";
