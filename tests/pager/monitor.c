@@ -14,13 +14,6 @@
 
 #define REGIONS_MAX 64
 
-/* Monitors are forked from a process with threads, and start some. */
-__attribute__((visibility("default"))) const char *__tsan_default_options(void);
-const char *__tsan_default_options(void)
-{
-	return "die_after_fork=0";
-}
-
 enum { RIGHT = 0, WRONG = 1, HUNG_UP = 2, IMPOSSIBLE = 3 };
 
 /* The child's own. */
