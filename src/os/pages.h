@@ -82,6 +82,12 @@ struct gr__pages {
 int gr__pages_open(struct gr__pages *pages, const struct gr__pages_of *of);
 void gr__pages_close(struct gr__pages *pages);
 
+/* What was learned of the page table is old: it is asked again. */
+static inline void gr__pages_forget(struct gr__pages *pages)
+{
+	pages->entries_count = 0;
+}
+
 /*
  * From @offset on, nothing but zeroes stands before *first; the *count bytes from there may be
  * others. *count 0: nothing is known from *first on yet, ask again. Bounded work in each call.
