@@ -313,6 +313,18 @@ GR_API int gr_snapshot_map_block(const struct gr_snapshot *snapshot, struct gr_r
 				 struct gr_block **block);
 
 /**
+ * gr_snapshot_source() - a snapshot as a source of pages, for lazy restores (<guestram/pager.h>)
+ * @snapshot: outlives the source
+ * @source:   result; gr_page_source_close() does nothing to it
+ *
+ * Pages come through all parents. What is read is compared with its hash, 256 KiB at a time; pages
+ * of mapped files that are taken from the page cache as they are, are not.
+ *
+ * Context: any thread. Return: 0, -EINVAL. Since 0.1.
+ */
+GR_API int gr_snapshot_source(struct gr_snapshot *snapshot, struct gr_page_source *source);
+
+/**
  * gr_snapshot_verify() - read and compare every byte of the file, and of its parents
  *
  * Context: any thread; takes long. Return: 0, -EBADMSG (gr_last_error() says where), -ECANCELED,

@@ -286,35 +286,82 @@ int gr_snapshot_get_state(const struct gr_snapshot *snapshot, unsigned state, co
 
 /* --------------------------------------------------------------------------------------- pages */
 
-/* What is known of page @page of a chunk: 1 or 0, and who tells it. */
-static int look_page(const struct gr_snapshot *s, unsigned block, uint64_t number, unsigned page,
-		     int *level)
+/*
+ * What is known of page @page of a chunk: 1 or 0, who tells it in *level, and which pages of the
+ * chunk are the same in both, in *same.
+ */
+static int look_chunk(const struct gr_snapshot *s, unsigned block, uint64_t number, unsigned page,
+		      int *level, uint64_t *same)
 {
-	uint64_t bit = UINT64_C(1) << page;
+	uint64_t want = ~UINT64_C(0), untold = 0, bit = UINT64_C(1) << page;
 	unsigned f;
 
-	*level = -1;
-	for (f = 0; f < s->file_count; f++) {
+	for (f = 0; f < s->file_count && want; f++) {
 		int there = s->parents[block * s->file_count + f];
 		const struct gr__snap_block *its = there < 0 ? NULL : &s->files[f]->blocks[there];
-		const struct wire_entry *entry;
+		const struct wire_entry *entry = its ? gr__snap_entry_from(its, number) : NULL;
+		uint64_t pages = its ? gr__snap_pages(its, number) : 0;
 
-		if (!its || !(gr__snap_pages(its, number) & bit))
-			return 0;
-		entry = gr__snap_entry_from(its, number);
-		if (entry && entry->number == number && entry->here & bit) {
+		untold |= want & ~pages;
+		want &= pages;
+		if (!entry || entry->number != number)
+			continue;
+		if (want & entry->here & bit) {
 			*level = (int)f;
+			*same = want & entry->here &
+				(entry->data & bit ? entry->data : ~entry->data);
 			return (entry->data & bit) != 0;
 		}
+		want &= ~entry->here;
 	}
+	*level = -1;
+	*same = want | untold;
 	return 0;
+}
+
+int gr__snap_look(const struct gr_snapshot *snapshot, unsigned block, uint64_t offset,
+		  uint64_t *length, int *level)
+{
+	uint64_t used = snapshot->files[0]->blocks[block].used, at = offset, end = used, number,
+		 same, rest;
+	int kind, of, next_kind, next_of;
+	unsigned page;
+
+	if (*length < used - offset)
+		end = offset + *length;
+	page = at / WIRE_PAGE % WIRE_CHUNK_PAGES;
+	next_kind = kind = look_chunk(snapshot, block, at / WIRE_CHUNK, page, &of, &same);
+	next_of = of;
+	while (next_kind == kind && next_of == of) {
+		rest = ~(same >> page);
+		if (page)
+			rest &= (UINT64_C(1) << (WIRE_CHUNK_PAGES - page)) - 1;
+		number = at / WIRE_CHUNK;
+		if (rest) { /* it ends in this chunk */
+			at = number * WIRE_CHUNK +
+			     (page + (unsigned)__builtin_ctzll(rest)) * (uint64_t)WIRE_PAGE;
+			break;
+		}
+		number++;
+		/* chunks that no file tells of are passed at once */
+		if (of < 0 && !gr__snap_next(snapshot, block, &number))
+			number = end / WIRE_CHUNK + 1;
+		at = number * WIRE_CHUNK;
+		if (at >= end)
+			break;
+		page = 0;
+		next_kind = look_chunk(snapshot, block, number, 0, &next_of, &same);
+	}
+	*length = (at < end ? at : end) - offset;
+	*level = of;
+	return kind;
 }
 
 int gr_snapshot_look(const struct gr_snapshot *snapshot, unsigned block, uint64_t offset,
 		     uint64_t *length, int *level)
 {
-	uint64_t used, at, number;
-	int kind, of, next_of;
+	uint64_t used, got = UINT64_MAX;
+	int of, kind;
 
 	if (block >= snapshot->files[0]->block_count)
 		return gr__fail(-ENOENT, "snapshot %s: it has %u blocks", snapshot->files[0]->path,
@@ -324,24 +371,8 @@ int gr_snapshot_look(const struct gr_snapshot *snapshot, unsigned block, uint64_
 		return gr__fail(-ERANGE, "snapshot %s: %#llx is past the block's %#llx bytes",
 				snapshot->files[0]->path, (unsigned long long)offset,
 				(unsigned long long)used);
-	at = gr__align_down(offset, WIRE_PAGE);
-	kind = look_page(snapshot, block, at / WIRE_CHUNK, at / WIRE_PAGE % WIRE_CHUNK_PAGES, &of);
-	for (at += WIRE_PAGE; at < used; at += WIRE_PAGE) {
-		number = at / WIRE_CHUNK;
-		/* chunks that no file tells of are passed at once */
-		if (!(at % WIRE_CHUNK) && of < 0) {
-			if (!gr__snap_next(snapshot, block, &number)) {
-				at = used;
-				break;
-			}
-			at = number * WIRE_CHUNK;
-		}
-		if (look_page(snapshot, block, number, at / WIRE_PAGE % WIRE_CHUNK_PAGES,
-			      &next_of) != kind ||
-		    next_of != of)
-			break;
-	}
-	*length = (at < used ? at : used) - offset;
+	kind = gr__snap_look(snapshot, block, offset, &got, &of);
+	*length = got;
 	if (level)
 		*level = of;
 	return kind;

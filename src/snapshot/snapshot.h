@@ -152,6 +152,12 @@ int gr__snap_read(const struct gr_snapshot *snapshot, unsigned block, uint64_t n
 /* The next chunk, from *number on, that some file tells of; false: there is none. */
 bool gr__snap_next(const struct gr_snapshot *snapshot, unsigned block, uint64_t *number);
 
+/*
+ * As gr_snapshot_look(), of what is there, for at most *length bytes; *level: -1: nobody tells it.
+ */
+int gr__snap_look(const struct gr_snapshot *snapshot, unsigned block, uint64_t offset,
+		  uint64_t *length, int *level);
+
 /* Pages of a chunk that are in the used length and in plugged granules. */
 uint64_t gr__snap_pages(const struct gr__snap_block *block, uint64_t number);
 

@@ -5,6 +5,7 @@
  * Threads: a guest that writes, in the tests that say so.
  */
 #include "world.h"
+#include <guestram/pager.h>
 
 static const enum gr_snapshot_layout layouts[] = {GR_SNAPSHOT_MAPPED, GR_SNAPSHOT_PACKED};
 
@@ -216,6 +217,74 @@ static void pages_are_looked_at(void **unused)
 	world_close(&world);
 }
 
+/* Each page by the source's functions, of a child and its parents in both layouts. */
+static void check_source(struct gr_snapshot *snapshot, const struct copy *copy, bool places)
+{
+	struct gr_page_source_info info;
+	struct gr_page_source source;
+	uint64_t at, length, place;
+	static const char zeroes[PAGE];
+	char page[PAGE];
+	unsigned placed = 0;
+	int block, fd, kind;
+
+	assert_ok(gr_snapshot_source(snapshot, &source));
+	assert_int_equal(source.ops->find(source.context, "none", &info), -ENOENT);
+	assert_int_equal(source.ops->find(source.context, NULL, &info), 0);
+	block = source.ops->find(source.context, "low", &info);
+	assert_true(block >= 0);
+	assert_int_equal(info.length, copy->low_bytes);
+	assert_int_equal(info.chunk, 256 * KIB);
+	for (at = 0; at < copy->low_bytes; at += PAGE) {
+		const char *want = copy->low + at;
+
+		length = 16 * PAGE;
+		kind = source.ops->look(source.context, block, at, &length);
+		assert_true(length >= PAGE && length <= 16 * PAGE);
+		if (kind == GR_PAGES_ZERO)
+			assert_memory_equal(want, zeroes, PAGE);
+		assert_ok(source.ops->read(source.context, block, at, page, PAGE));
+		assert_memory_equal(page, want, PAGE);
+		length = PAGE;
+		if (source.ops->place(source.context, block, at, &length, &fd, &place))
+			continue;
+		placed++;
+		assert_int_equal(kind, GR_PAGES_DATA);
+		assert_int_equal(pread(fd, page, PAGE, (off_t)place), PAGE);
+		assert_memory_equal(page, want, PAGE);
+	}
+	assert_int_equal(placed > 0, places);
+	assert_int_equal(source.ops->look(source.context, block, copy->low_bytes, &length),
+			 -ERANGE);
+	gr_page_source_close(&source);
+}
+
+static void a_source_of_pages(void **unused)
+{
+	struct gr_snapshot_opts opts = {0};
+	struct gr_snapshot *snapshot;
+	struct rng rng = {seed_of_the_day()};
+	struct world world;
+	struct copy copy;
+
+	world_open(&world);
+	assert_ok(gr_snapshot_chain_open(world.ram, &opts.chain));
+	for (unsigned i = 0; i < 3; i++) {
+		static const char *const names[] = {"source-0", "source-1", "source-2"};
+
+		scribble(&world, &rng, 4);
+		opts.layout = layouts[(i + 1) % 2];
+		assert_ok(gr_snapshot_save(world.ram, file_at(names[i]), &opts, NULL));
+		copy_take(&copy, &world);
+		snapshot = open_file(names[i]);
+		check_source(snapshot, &copy, i > 0);
+		gr_snapshot_close(snapshot);
+		copy_free(&copy);
+	}
+	assert_ok(gr_snapshot_chain_close(opts.chain));
+	world_close(&world);
+}
+
 /* ------------------------------------------------------------------------------------- running */
 
 struct guest {
@@ -357,6 +426,7 @@ int main(void)
 		cmocka_unit_test(a_chain_goes_on_after_a_load),
 		cmocka_unit_test(pages_are_compared),
 		cmocka_unit_test(pages_are_looked_at),
+		cmocka_unit_test(a_source_of_pages),
 		cmocka_unit_test(a_running_guest),
 		cmocka_unit_test(a_failed_save_loses_nothing),
 	};
