@@ -34,6 +34,7 @@ int cmd_top(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
 int cmd_migrate(int argc, char **argv);
 int cmd_pager(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 
 /*
  * "guestram: WHAT: WHY" on stderr. @error is a positive or negative errno that WHY is taken from,

@@ -28,6 +28,9 @@ static const struct cli_verb verbs[] = {
 #ifdef CLI_MIGRATE
 	{"migrate", "move a running guest to another process or host", cmd_migrate},
 #endif
+#ifdef CLI_SNAPSHOT
+	{"snapshot", "save, look at, compare and convert guest memory in files", cmd_snapshot},
+#endif
 	{"torture", "readers against writers: every stale pointer and leak is counted",
 	 cmd_torture},
 	{"bench", "measure lookups, updates, accesses and reclaim beside their peers", cmd_bench},
