@@ -45,6 +45,7 @@ int bench_window(struct bench *bench);
 int bench_blk(struct bench *bench); /* in a build with vhost */
 int bench_migrate(struct bench *bench);
 int bench_pager(struct bench *bench);
+int bench_snapshot(struct bench *bench);
 
 int bench_init(struct bench *bench, const char *name, bool quick);
 void bench_fini(struct bench *bench);

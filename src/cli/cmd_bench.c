@@ -30,6 +30,9 @@ static const struct {
 	{"migrate", "a guest's memory through sockets, and how long it stands still",
 	 bench_migrate},
 #endif
+#ifdef CLI_SNAPSHOT
+	{"snapshot", "guest memory to files and back", bench_snapshot},
+#endif
 };
 
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]), KEY_JSON = 256, KEY_QUICK };
@@ -58,7 +61,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!options->which)
 			cli_usage(state, "which benchmark? lookup, update, access, reclaim, dirty, "
-					 "window, change, blk, migrate or pager");
+					 "window, change, blk, migrate, pager or "
+					 "snapshot");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -76,7 +80,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		known,
 		parse,
-		"lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager",
+		"lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager|snapshot",
 		"Measure guestram beside its peers and judge the figures.\v"
 		"Exit code 1 when a goal is not met. Every contender is measured in turn, several "
 		"times; figures are medians. Keep the machine idle meanwhile.",

@@ -154,9 +154,6 @@ int gr__uffd_wake(int fd, uint64_t addr, uint64_t length)
 	struct uffdio_range arg = {addr, length};
 
 	return call(fd, UFFDIO_WAKE, &arg, "uffdio.wake");
-};
-
-	return call(fd, UFFDIO_WAKE, &arg, "uffdio.wake");
 }
 
 int gr__uffd_try_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done)

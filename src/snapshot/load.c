@@ -12,6 +12,7 @@
 #include "base/range.h"
 #include "base/zero.h"
 #include "os/alloc.h"
+#include "os/memory.h"
 #include "ram/marks.h"
 #include "ram/ram.h"
 #include "snapshot/chain.h"
@@ -268,6 +269,27 @@ static int compare_chunk(const struct gr__held *held, const struct job *job, con
 			       held->block->name, (unsigned long long)(job->number * WIRE_CHUNK));
 }
 
+/*
+ * Memory that has no pages gets them a run at a time: one by one, as bytes come, costs a fault
+ * each. What cannot be done so is done that way.
+ */
+static void fetch_pages(const struct load *load, const struct gr__held *held, const struct job *job)
+{
+	unsigned number = (unsigned)load->numbers[job->block], first, count;
+	uint64_t page = gr__os_page_size(), data = 0;
+
+	if (gr__snap_read(load->snapshot, number, job->number, ~UINT64_C(0), NULL, NULL, &data) < 0)
+		return;
+	data &= ~job->may & gr__chunk_pages(held->used, job->number);
+	while (gr__chunk_run(&data, &first, &count)) {
+		char *from = held->host + job->number * WIRE_CHUNK + first * (uint64_t)WIRE_PAGE;
+
+		if (count > 1 &&
+		    gr__is_aligned((uintptr_t)from | count * (uint64_t)WIRE_PAGE, page))
+			gr__os_populate(from, count * (uint64_t)WIRE_PAGE, true);
+	}
+}
+
 static int do_job(struct load *load, struct gr__snap_reader *reader, const struct job *job,
 		  char *compare)
 {
@@ -276,8 +298,11 @@ static int do_job(struct load *load, struct gr__snap_reader *reader, const struc
 	uint64_t all = gr__chunk_pages(held->used, job->number), data, bits;
 	char *to = load->compare ? compare : held->host + job->number * WIRE_CHUNK;
 	unsigned first, count;
-	int rc = gr__snap_read(load->snapshot, number, job->number, all, reader, to, &data);
+	int rc;
 
+	if (!load->compare)
+		fetch_pages(load, held, job);
+	rc = gr__snap_read(load->snapshot, number, job->number, all, reader, to, &data);
 	if (!rc && load->compare)
 		rc = compare_chunk(held, job, compare, all, data);
 	if (rc < 0)

@@ -65,7 +65,7 @@ def test_help():
         expect(verb in result.stdout, f"--help names {verb}", result)
     options = {
         "torture": ["--seconds", "--readers", "--writers", "--seed", "--baseline", "--json"],
-        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager"],
+        "bench": ["--json", "--quick", "lookup|update|access|reclaim|dirty|window|change|blk|migrate|pager|snapshot"],
     }
     if " migrate " in run("--help").stdout:  # as built
         options["migrate"] = ["--channels", "--memory", "--writes", "--seconds", "--zstd", "--rate",
@@ -167,6 +167,9 @@ ROW_KEYS = {
 # Of a peer that may be missing.
 PEER_ROWS = {
     "blk": [{"target", "qemu_setting", "requests_s", "requests_cpu_s"}],
+    "snapshot": [{"what", "MiB", "threads", "GB_s"},
+                 {"what", "MiB", "ms", "rounds", "KiB in the pause"},
+                 {"what", "MiB", "MiB of content", "RSS grows by, MiB"}],
 }
 
 
