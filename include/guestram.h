@@ -105,9 +105,9 @@ GR_API int gr_ram_open(const struct gr_ram_opts *opts, struct gr_ram **ram);
  * all pointers of it are dead. No other thread may be using @ram.
  *
  * Context: any thread; waits for readers and callbacks; not inside a read section or callback.
- * Return: 0 (NULL too), -EBUSY while pins are held, a transaction, granules of a block, a balloon or
- * a pager are open, or another thread is changing it, -ENOMEM (either way nothing changed), -EDEADLK,
- * -ENOTSUP in a forked child. Since 0.1.
+ * Return: 0 (NULL too), -EBUSY while pins are held, a transaction, granules of a block, a balloon
+ * or a pager are open, or another thread is changing it, -ENOMEM (either way nothing changed),
+ * -EDEADLK, -ENOTSUP in a forked child. Since 0.1.
  */
 GR_API int gr_ram_close(struct gr_ram *ram);
 
