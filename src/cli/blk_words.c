@@ -372,21 +372,21 @@ bool blk_words_given(const struct blk_words *words)
 static void apply_nodes(const struct argp_state *state, const struct blk_words *words,
 			struct blk_args *args)
 {
-	const struct blk_node *node = find_node(words, words->export.node);
+	const char *name = words->export.node;
+	const struct blk_node *node;
 	bool unmap = true;
 
-	if (!node)
-		cli_usage(state, "--export: node-name=%s: there is no such node",
-			  words->export.node);
-	for (;; node = find_node(words, node->below)) {
+	do {
+		node = find_node(words, name);
+		if (!node)
+			cli_usage(state, "--export: node-name=%s: there is no such node", name);
 		if (node->read_only && words->export.writable)
 			cli_usage(state, "--export: writable=on, but node %s is read-only",
 				  node->name);
 		unmap = unmap && node->discard % 2; /* unmap and on */
 		args->direct = args->direct || node->direct;
-		if (node->driver != RAW)
-			break;
-	}
+		name = node->below;
+	} while (node->driver == RAW);
 	args->keep_discarded = !unmap;
 	if (node->driver == NULL_CO) {
 		args->null_size = node->size;

@@ -101,6 +101,7 @@ static void *run(void *arg)
 {
 	struct guest *guest = arg;
 	double owed = 0, last = now(), at;
+	unsigned due;
 
 	while (!get(&guest->over)) {
 		/* announce, then look again: guest_stop() does it the other way round */
@@ -115,7 +116,9 @@ static void *run(void *arg)
 		owed += (at - last) * (double)guest->pages_per_second / 100 *
 			(100 - __atomic_load_n(&guest->less, __ATOMIC_RELAXED));
 		last = at;
-		for (owed = owed > 64 ? 64 : owed; owed >= 1; owed--)
+		due = owed > 64 ? 64 : (unsigned)owed;
+		owed = owed > 64 ? 0 : owed - due;
+		for (; due; due--)
 			take_step(guest);
 		set(&guest->parked, 1);
 		usleep(500);

@@ -202,14 +202,14 @@ static void put_block(struct writer *writer, const char *name)
 {
 	char *to = writer->text + writer->used;
 
-	to += sprintf(to, "block");
+	to = stpcpy(to, "block");
 	if (name)
 		*to++ = ' ';
 	for (; name && *name; name++) {
 		unsigned char byte = (unsigned char)*name;
 
 		if (byte <= ' ' || byte == '%' || byte >= 0x7f)
-			to += sprintf(to, "%%%02x", byte);
+			to += snprintf(to, sizeof("%xx"), "%%%02x", byte);
 		else
 			*to++ = (char)byte;
 	}
@@ -236,9 +236,10 @@ static int write_all(const struct gr__order *order, int fd, gr__order_name_fn na
 		if (run->block != block)
 			put_block(writer, name(context, run->block));
 		block = run->block;
-		writer->used += (size_t)sprintf(writer->text + writer->used, "%llx %llx\n",
-						(unsigned long long)run->offset,
-						(unsigned long long)run->length);
+		writer->used += (size_t)snprintf(writer->text + writer->used,
+						 sizeof(writer->text) - writer->used, "%llx %llx\n",
+						 (unsigned long long)run->offset,
+						 (unsigned long long)run->length);
 	}
 	flush(writer);
 	rc = writer->rc;

@@ -162,8 +162,10 @@ void gr__pool_hurry(struct gr__pool *pool, struct gr__job *job)
 
 	gr__jobs_init(&found);
 	pthread_mutex_lock(&pool->lock);
-	if (take_out(&pool->ahead, job, NULL, &found))
-		gr__jobs_add(&pool->touched, gr__jobs_take(&found));
+	take_out(&pool->ahead, job, NULL, &found);
+	job = gr__jobs_take(&found);
+	if (job)
+		gr__jobs_add(&pool->touched, job);
 	pthread_mutex_unlock(&pool->lock);
 }
 

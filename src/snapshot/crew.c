@@ -58,18 +58,18 @@ static void run_member(void *arg)
 int gr__crew_run(struct gr__crew *crew, int (*fn)(void *context, unsigned thread), void *context)
 {
 	struct member members[GR__CREW_MAX];
-	unsigned i;
+	unsigned i, threads = crew->threads;
 
 	crew->work = fn;
 	crew->context = context;
 	crew->failed = 0;
-	for (i = 1; i < crew->threads; i++) {
+	for (i = 1; i < threads; i++) {
 		members[i] = (struct member){.crew = crew, .number = i};
 		members[i].running = !gr__thread_start(run_member, &members[i], "gr-snapshot",
 						       &members[i].thread);
 	}
 	work(crew, 0);
-	for (i = 1; i < crew->threads; i++)
+	for (i = 1; i < threads; i++)
 		if (members[i].running)
 			gr__thread_join(members[i].thread);
 	return crew->failed ? gr__fail(crew->failed, "%s", crew->why) : 0;

@@ -258,7 +258,7 @@ static int compare_chunk(const struct gr__held *held, const struct job *job, con
 
 	for (; all && same; all &= all - 1) {
 		page = (unsigned)__builtin_ctzll(all);
-		if (data >> page & 1)
+		if (pages && data >> page & 1)
 			same = !memcmp(chunk + page * (uint64_t)WIRE_PAGE,
 				       pages + page * (uint64_t)WIRE_PAGE, WIRE_PAGE);
 		else if (job->may >> page & 1)

@@ -302,13 +302,16 @@ static int run(struct gr__save *save, struct wire_header *header)
 	meta.space_count = save->space_count;
 	meta.states = save->state.items;
 	meta.state_count = save->state.count;
-	if (save->child) {
-		const char *path = parent ? parent->files[0]->path : chain->name,
-			   *slash = strrchr(path, '/');
+	if (parent) {
+		const char *path = parent->files[0]->path, *slash = strrchr(path, '/');
 
-		meta.parent = parent ? parent->files[0]->header.id : chain->id;
-		meta.parent_digest = parent ? parent->files[0]->header.digest : chain->digest;
+		meta.parent = parent->files[0]->header.id;
+		meta.parent_digest = parent->files[0]->header.digest;
 		meta.parent_name = slash ? slash + 1 : path;
+	} else if (chain && save->child) {
+		meta.parent = chain->id;
+		meta.parent_digest = chain->digest;
+		meta.parent_name = chain->name;
 	}
 	return gr__writer_commit(&save->writer, &meta, header);
 }

@@ -158,6 +158,9 @@ ROW_KEYS = {
     "blk": [{"target", "what", "depth", "requests_s", "qemu", "ratio", "requests_cpu_s", "qemu_cpu",
              "ratio_cpu", "p50_us", "p99_us", "qemu_p50_us", "qemu_p99_us"},
             {"target", "what", "depth", "server", "changes_s", "quiet_p99_us", "changing_p99_us", "ratio"}],
+    "snapshot": [{"what", "MiB", "threads", "GB_s"},
+                 {"what", "MiB", "ms", "rounds", "KiB in the pause"},
+                 {"what", "MiB", "MiB of content", "RSS grows by, MiB"}],
     "migrate": [{"socket", "receiver", "read_write_gb_s", "guestram_gb_s", "ratio"},
                 {"socket", "channels", "zstd", "guestram_gb_s"},
                 {"what", "read_gb_s", "looked_at_gb_s", "ratio", "moved_gb_s"},
@@ -167,9 +170,6 @@ ROW_KEYS = {
 # Of a peer that may be missing.
 PEER_ROWS = {
     "blk": [{"target", "qemu_setting", "requests_s", "requests_cpu_s"}],
-    "snapshot": [{"what", "MiB", "threads", "GB_s"},
-                 {"what", "MiB", "ms", "rounds", "KiB in the pause"},
-                 {"what", "MiB", "MiB of content", "RSS grows by, MiB"}],
 }
 
 
