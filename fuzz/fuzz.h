@@ -54,8 +54,9 @@ static inline void fuzz_take(struct fuzz_input *in, void *to, size_t size)
 {
 	size_t part = size < in->left ? size : in->left;
 
-	memset(to, 0, size);
+	/* in this order: gcc 12 makes a byte of zero and then a copy of none to a copy of one */
 	memcpy(to, in->at, part);
+	memset((char *)to + part, 0, size - part);
 	in->at += part;
 	in->left -= part;
 }

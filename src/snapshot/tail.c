@@ -137,13 +137,16 @@ static bool tell(const struct gr__written *b, const struct wire_entry *entry, bo
 /* Appends to the index; how many entries, or as many as there was room for. */
 static uint64_t put_entries(struct bytes *bytes, const struct gr__written *b, bool child)
 {
+	const struct wire_entry *entries;
+	struct gr__index_walk walk;
 	struct wire_entry entry;
-	uint64_t leaf, count = 0;
+	uint64_t count = 0;
 	unsigned i;
 
-	for (leaf = 0; leaf < b->leaf_count; leaf++) {
-		for (i = 0; b->leaves[leaf] && i < GR__LEAF; i++) {
-			if (!tell(b, &b->leaves[leaf][i], child, &entry))
+	gr__index_walk(&b->index, &walk);
+	while ((entries = gr__index_next(&walk))) {
+		for (i = 0; i < GR__LEAF; i++) {
+			if (!tell(b, &entries[i], child, &entry))
 				continue;
 			entry = (struct wire_entry){
 				htole64(entry.number), htole64(entry.here),   htole64(entry.data),

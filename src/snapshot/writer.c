@@ -56,10 +56,6 @@ int gr__writer_add_block(struct gr__writer *writer, const struct gr__written *bl
 	uint64_t align = AREA_ALIGN_MAX;
 
 	*b = *block;
-	b->leaf_count = b->max / WIRE_CHUNK / GR__LEAF + 1;
-	b->leaves = gr__alloc_array(b->leaf_count, sizeof(struct wire_entry *));
-	if (!b->leaves)
-		return gr__fail(-ENOMEM, "snapshot: no memory for block %s", b->name);
 	writer->block_count++;
 	if (writer->layout == GR_SNAPSHOT_PACKED)
 		return 0;
@@ -76,13 +72,9 @@ int gr__writer_add_block(struct gr__writer *writer, const struct gr__written *bl
 void gr__writer_close(struct gr__writer *writer)
 {
 	unsigned i;
-	uint64_t k;
 
-	for (i = 0; i < writer->block_count; i++) {
-		for (k = 0; k < writer->blocks[i].leaf_count; k++)
-			gr__free(writer->blocks[i].leaves[k]);
-		gr__free(writer->blocks[i].leaves);
-	}
+	for (i = 0; i < writer->block_count; i++)
+		gr__index_free(&writer->blocks[i].index);
 	gr__free(writer->blocks);
 	gr__free(writer->known);
 	gr__whole_abandon(&writer->file);
@@ -122,40 +114,25 @@ void gr__packer_fini(struct gr__packer *packer)
 
 /* ------------------------------------------------------------------------------------- entries */
 
-static struct wire_entry *find_entry(struct gr__writer *writer, unsigned block, uint64_t number)
-{
-	struct gr__written *b = &writer->blocks[block];
-	struct wire_entry *leaf;
-
-	/* acquire: it is zero; pairs with the store in make_entry() */
-	leaf = __atomic_load_n(&b->leaves[number / GR__LEAF], __ATOMIC_ACQUIRE);
-	return leaf ? &leaf[number % GR__LEAF] : NULL;
-}
-
 const struct wire_entry *gr__writer_entry(struct gr__writer *writer, unsigned block,
 					  uint64_t number)
 {
-	const struct wire_entry *entry = find_entry(writer, block, number);
+	const struct wire_entry *entry = gr__index_find(&writer->blocks[block].index, number);
 
 	return entry && entry->here ? entry : NULL;
 }
 
 static struct wire_entry *make_entry(struct gr__writer *writer, unsigned block, uint64_t number)
 {
-	struct gr__written *b = &writer->blocks[block];
-	struct wire_entry *entry = find_entry(writer, block, number), *leaf;
+	struct gr__index *index = &writer->blocks[block].index;
+	struct wire_entry *entry = gr__index_find(index, number);
 
 	if (entry)
 		return entry;
 	pthread_mutex_lock(&writer->lock);
-	leaf = b->leaves[number / GR__LEAF];
-	if (!leaf) {
-		leaf = gr__alloc_array(GR__LEAF, sizeof(*leaf));
-		/* release: see find_entry() */
-		__atomic_store_n(&b->leaves[number / GR__LEAF], leaf, __ATOMIC_RELEASE);
-	}
+	entry = gr__index_make(index, number);
 	pthread_mutex_unlock(&writer->lock);
-	return leaf ? &leaf[number % GR__LEAF] : NULL;
+	return entry;
 }
 
 /* -------------------------------------------------------------------------------- equal chunks */

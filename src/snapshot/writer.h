@@ -13,9 +13,8 @@
 #define GR__SNAPSHOT_WRITER_H
 
 #include "os/whole.h"
+#include "snapshot/index.h"
 #include "snapshot/snapshot.h"
-
-#define GR__LEAF 256u /* entries that are allocated together */
 
 /* A block as it will stand in the manifest. Its name is the caller's. */
 struct gr__written {
@@ -24,8 +23,7 @@ struct gr__written {
 	unsigned flags; /* WIRE_BLOCK_… */
 	unsigned run_count;
 	const struct wire_run *runs; /* the caller's */
-	struct wire_entry **leaves;  /* wr: lock, read atomically; NULL: none of those */
-	uint64_t leaf_count;
+	struct gr__index index;	     /* makes: lock */
 };
 
 struct gr__stored {
