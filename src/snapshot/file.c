@@ -16,6 +16,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int bad(const struct gr__snap_file *file, const char *what)
@@ -171,8 +172,6 @@ static int take_block(struct gr__snap_file *file, struct rest *rest, struct gr__
 	block->name = take_name(rest, le32toh(wire->name_length), 1);
 	if (!block->name || wire->zero)
 		return bad(file, "a block's name is malformed");
-	if (gr__snap_file_find(file, block->name) >= 0)
-		return bad(file, "two blocks have one name");
 	if (!gr__is_pow2(block->page_size) || block->page_size < WIRE_PAGE || !block->used ||
 	    block->used > block->max || block->max > INT64_MAX ||
 	    (block->used | block->max) & (block->page_size - 1) ||
@@ -304,6 +303,26 @@ static int take_index(struct gr__snap_file *file, struct wire_entry *entry)
 	return 0;
 }
 
+static int compare_names(const void *a, const void *b)
+{
+	const struct gr__snap_block *const *one = a, *const *two = b;
+
+	return strcmp((*one)->name, (*two)->name);
+}
+
+static int sort_names(struct gr__snap_file *file)
+{
+	unsigned i;
+
+	for (i = 0; i < file->block_count; i++)
+		file->by_name[i] = &file->blocks[i];
+	qsort(file->by_name, file->block_count, sizeof(*file->by_name), compare_names);
+	for (i = 1; i < file->block_count; i++)
+		if (!strcmp(file->by_name[i - 1]->name, file->by_name[i]->name))
+			return bad(file, "two blocks have one name");
+	return 0;
+}
+
 /* @count structures of @size cannot be more than the manifest has room for. */
 static bool counts_fit(const struct gr__snap_file *file, const struct wire_manifest *head)
 {
@@ -336,11 +355,13 @@ static int take_manifest(struct gr__snap_file *file)
 	file->names = gr__alloc(file->header.manifest_length + blocks + file->space_count +
 				file->state_count + 1);
 	file->blocks = gr__alloc_array(blocks + 1, sizeof(*file->blocks));
+	file->by_name = gr__alloc_array(blocks + 1, sizeof(*file->by_name));
 	file->spaces = gr__alloc_array(file->space_count + 1, sizeof(*file->spaces));
 	file->states = gr__alloc_array(file->state_count + 1, sizeof(*file->states));
 	file->ranges = gr__alloc_array(file->header.manifest_length / sizeof(struct wire_range) + 1,
 				       sizeof(*file->ranges));
-	if (!file->names || !file->blocks || !file->spaces || !file->states || !file->ranges)
+	if (!file->names || !file->blocks || !file->by_name || !file->spaces || !file->states ||
+	    !file->ranges)
 		return gr__fail(-ENOMEM, "snapshot %s: no memory", file->path);
 	rest.name = file->names;
 	file->parent_name = take_name(&rest, le32toh(head->parent_name_length), 0);
@@ -351,6 +372,8 @@ static int take_manifest(struct gr__snap_file *file)
 		rc = take_block(file, &rest, &file->blocks[i], &entries, &end);
 		file->block_count += !rc;
 	}
+	if (!rc)
+		rc = sort_names(file);
 	for (i = 0; i < file->space_count && !rc; i++) {
 		rc = take_space(file, &rest, &file->spaces[i], &file->ranges[range]);
 		range += file->spaces[i].range_count;
@@ -369,12 +392,10 @@ static int take_manifest(struct gr__snap_file *file)
 
 int gr__snap_file_find(const struct gr__snap_file *file, const char *name)
 {
-	unsigned i;
+	const struct gr__snap_block block = {.name = name}, *key = &block, **found;
 
-	for (i = 0; i < file->block_count; i++)
-		if (!strcmp(file->blocks[i].name, name))
-			return (int)i;
-	return -1;
+	found = bsearch(&key, file->by_name, file->block_count, sizeof(*found), compare_names);
+	return found ? (int)(*found - file->blocks) : -1;
 }
 
 const struct wire_entry *gr__snap_entry_from(const struct gr__snap_block *block, uint64_t number)
@@ -402,6 +423,7 @@ void gr__snap_file_close(struct gr__snap_file *file)
 	gr__free(file->names);
 	gr__free(file->ranges);
 	gr__free(file->blocks);
+	gr__free(file->by_name);
 	gr__free(file->spaces);
 	gr__free(file->states);
 	gr__free(file->tail);

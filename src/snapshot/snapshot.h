@@ -57,6 +57,7 @@ struct gr__snap_file {
 	char *names; /* all names of the manifest, each with its zero byte */
 	struct gr_snapshot_range *ranges;
 	struct gr__snap_block *blocks;
+	const struct gr__snap_block **by_name;
 	struct gr__snap_space *spaces;
 	struct gr__snap_state *states;
 	unsigned block_count, space_count, state_count;

@@ -165,82 +165,88 @@ static int check_zero(const struct verify *verify, uint64_t first, uint64_t end,
 	return 0;
 }
 
-/* All that entries have, in the order of the file. */
-static uint64_t list_pieces(const struct gr__snap_file *file, struct piece *pieces)
+/* A walk over what entries have, in the order of the file. */
+struct gaps {
+	const struct verify *verify;
+	uint64_t at; /* where the last piece ends */
+	char *buf;   /* WIRE_CHUNK */
+};
+
+/* The next piece. */
+static int pass_piece(struct gaps *gaps, uint64_t first, uint64_t end)
 {
-	uint64_t count = 0, k;
-	unsigned b;
+	int rc;
+
+	if (first < gaps->at)
+		return gr__fail(-EBADMSG, "snapshot %s: chunks overlap at %llu",
+				gaps->verify->file->path, (unsigned long long)first);
+	rc = check_zero(gaps->verify, gaps->at, first, gaps->buf);
+	gaps->at = end;
+	return rc;
+}
+
+/* Areas rise by block, and chunks in them: that was compared when the file was opened. */
+static int pass_mapped(struct gaps *gaps)
+{
+	const struct gr__snap_file *file = gaps->verify->file;
+	unsigned b, first, count;
+	uint64_t k, bits;
+	int rc = 0;
 
 	for (b = 0; b < file->block_count; b++) {
 		for (k = 0; k < file->blocks[b].entry_count; k++) {
 			const struct wire_entry *e = &file->blocks[b].entries[k];
-			uint64_t bits = e->data;
-			unsigned first, pages;
 
-			if (!(e->flags & GR__ENTRY_MAPPED) && e->stored)
-				pieces[count++] = (struct piece){e->place, e->place + e->stored};
-			while (e->flags & GR__ENTRY_MAPPED &&
-			       gr__chunk_run(&bits, &first, &pages)) {
+			for (bits = e->data; !rc && gr__chunk_run(&bits, &first, &count);) {
 				uint64_t at = e->place + first * (uint64_t)WIRE_PAGE;
 
-				pieces[count++] =
-					(struct piece){at, at + pages * (uint64_t)WIRE_PAGE};
+				rc = pass_piece(gaps, at, at + count * (uint64_t)WIRE_PAGE);
 			}
 		}
 	}
-	return count;
+	return rc;
 }
 
-static uint64_t count_pieces(const struct gr__snap_file *file)
+/* Chunks are anywhere, and some have two names. */
+static int pass_packed(struct gaps *gaps)
 {
-	uint64_t count = 0, k;
-	unsigned b, first, pages;
+	const struct gr__snap_file *file = gaps->verify->file;
+	uint64_t most = file->header.index_length / sizeof(struct wire_entry), count = 0, k;
+	struct piece *pieces = gr__alloc_array(most + 1, sizeof(*pieces));
+	unsigned b;
+	int rc = 0;
 
-	for (b = 0; b < file->block_count; b++)
+	if (!pieces)
+		return gr__fail(-ENOMEM, "verify: no memory");
+	for (b = 0; b < file->block_count; b++) {
 		for (k = 0; k < file->blocks[b].entry_count; k++) {
 			const struct wire_entry *e = &file->blocks[b].entries[k];
-			uint64_t bits = e->data;
 
-			if (!(e->flags & GR__ENTRY_MAPPED))
-				count++;
-			else
-				while (gr__chunk_run(&bits, &first, &pages))
-					count++;
+			if (e->stored)
+				pieces[count++] = (struct piece){e->place, e->place + e->stored};
 		}
-	return count;
+	}
+	qsort(pieces, count, sizeof(*pieces), by_first);
+	for (k = 0; k < count && !rc; k++)
+		if (!k || pieces[k].first != pieces[k - 1].first ||
+		    pieces[k].end != pieces[k - 1].end)
+			rc = pass_piece(gaps, pieces[k].first, pieces[k].end);
+	gr__free(pieces);
+	return rc;
 }
 
 static int check_gaps(const struct verify *verify)
 {
 	const struct gr__snap_file *file = verify->file;
-	struct piece *pieces = gr__alloc_array(count_pieces(file) + 1, sizeof(*pieces));
-	char *buf = gr__alloc_raw(WIRE_CHUNK);
-	uint64_t at = WIRE_PAGE, count, i;
-	int rc = 0;
+	struct gaps gaps = {verify, WIRE_PAGE, gr__alloc_raw(WIRE_CHUNK)};
+	int rc;
 
-	if (!pieces || !buf) {
-		rc = gr__fail(-ENOMEM, "verify: no memory");
-		goto free_both;
-	}
-	count = list_pieces(file, pieces);
-	pieces[count] = (struct piece){file->header.tail, file->header.tail};
-	qsort(pieces, count + 1, sizeof(*pieces), by_first);
-	for (i = 0; i <= count && !rc; i++) {
-		const struct piece *piece = &pieces[i];
-
-		/* the same chunk by another name */
-		if (i && piece->first == pieces[i - 1].first && piece->end == pieces[i - 1].end)
-			continue;
-		if (piece->first < at)
-			rc = gr__fail(-EBADMSG, "snapshot %s: chunks overlap at %llu", file->path,
-				      (unsigned long long)piece->first);
-		else
-			rc = check_zero(verify, at, piece->first, buf);
-		at = piece->end;
-	}
-free_both:
-	gr__free(pieces);
-	gr__free(buf);
+	if (!gaps.buf)
+		return gr__fail(-ENOMEM, "verify: no memory");
+	rc = file->header.layout == GR_SNAPSHOT_MAPPED ? pass_mapped(&gaps) : pass_packed(&gaps);
+	if (!rc)
+		rc = pass_piece(&gaps, file->header.tail, file->header.tail);
+	gr__free(gaps.buf);
 	return rc;
 }
 
