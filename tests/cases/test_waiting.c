@@ -226,9 +226,11 @@ static void p16_writer_that_outruns_reclaim_waits_for_readers(void **unused)
 
 	writer.block = case_anon(ram, "x", PAGE);
 	gate_arm(&gate, "reclaim.before_grace", NULL, 0);
+	/* a block brings it there: the writer may have freed its views before it has come */
+	assert_int_equal(gr_block_delete(case_anon(ram, "y", PAGE)), 0);
+	gate_wait(&gate);
 	gr_read_begin();
 	assert_int_equal(pthread_create(&thread, NULL, map_and_unmap, &writer), 0);
-	gate_wait(&gate);
 	/* until it stands still */
 	for (quiet = 0; quiet < 40 && seen < PAIRS; quiet++) {
 		usleep(5000);
