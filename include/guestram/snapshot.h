@@ -101,6 +101,9 @@ struct gr_snapshot_ops {
  * @parent:    save without @chain, convert: write a child of this one, with the pages that differ
  * @max_pause_bytes: save of a running guest: stop it when no more than this is left; 0: 8 MiB
  * @max_rounds: or after so many rounds; 0: 10
+ * @max_held_bytes: what the guest wrote meanwhile is held in memory while it is no more than this,
+ *             else it goes to the file again; 0: 256 MiB, or an eighth of what is saved if that is
+ * more
  * @ops, @context: may be NULL
  */
 struct gr_snapshot_opts {
@@ -112,6 +115,7 @@ struct gr_snapshot_opts {
 	struct gr_snapshot *parent;
 	uint64_t max_pause_bytes;
 	unsigned max_rounds;
+	uint64_t max_held_bytes;
 	const struct gr_snapshot_ops *ops;
 	void *context;
 	uint64_t reserved[8]; /* zero */

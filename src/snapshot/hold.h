@@ -43,4 +43,11 @@ void gr__holds_forget(struct gr__holds *holds);
  */
 uint64_t gr__held_may(struct gr__held *held, uint64_t number, uint64_t *next);
 
+/* Can that chunk be read from the block's file, which fills no hole? */
+static inline bool gr__held_reads_file(const struct gr__held *held, uint64_t number)
+{
+	return held->pages && held->pages->by_file &&
+	       (number + 1) * WIRE_CHUNK <= held->pages_length;
+}
+
 #endif

@@ -14,11 +14,14 @@
 #include "ram/ram.h"
 #include "snapshot/save.h"
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BATCH 4 /* chunks that are taken together */
 #define PROGRESS_BYTES (UINT64_C(16) << 20)
 #define SLAB (UINT64_C(4) << 20)
+/* Only what was discarded, or has grown, is dirty in such runs. */
+#define SOON_RUN (UINT64_C(32) << 20)
 
 /* ---------------------------------------------------------------------------------------- feed */
 
@@ -70,7 +73,8 @@ static void cut_piece(struct gr__save *save, struct gr__piece *piece)
 static bool next_piece(struct gr__save *save, struct gr__piece *piece)
 {
 	struct gr__feed *feed = &save->feed;
-	uint64_t next, before;
+	uint64_t next = 0, before;
+	bool ask;
 
 	for (; feed->block < save->holds.count; feed->block++) {
 		struct gr__held *held = &save->holds.items[feed->block];
@@ -79,7 +83,10 @@ static bool next_piece(struct gr__save *save, struct gr__piece *piece)
 			cut_piece(save, piece);
 			save->stats.bytes_done +=
 				(uint64_t)__builtin_popcountll(piece->here) * WIRE_PAGE;
-			piece->may = gr__held_may(held, piece->number, &next);
+			ask = !feed->soon || feed->end - feed->at >= SOON_RUN;
+			piece->may = ask ? gr__held_may(held, piece->number, &next) : piece->here;
+			piece->by_file =
+				held->by_file || (!ask && gr__held_reads_file(held, piece->number));
 			if (piece->may || !feed->skip)
 				return true;
 			before = feed->at;
@@ -94,9 +101,9 @@ static bool next_piece(struct gr__save *save, struct gr__piece *piece)
 	return false;
 }
 
-static void feed_begin(struct gr__save *save, struct gr_harvest **harvests, bool skip)
+static void feed_begin(struct gr__save *save, struct gr_harvest **harvests, bool skip, bool soon)
 {
-	save->feed = (struct gr__feed){.harvests = harvests, .skip = skip};
+	save->feed = (struct gr__feed){.harvests = harvests, .skip = skip, .soon = soon};
 	gr__holds_forget(&save->holds);
 }
 
@@ -126,18 +133,18 @@ static int take_pages(const struct gr__save *save, const struct gr__piece *piece
 	while (gr__chunk_run(&want, &first, &count)) {
 		char *at = bytes;
 
-		if (held->by_file) {
+		if (piece->by_file) {
 			rc = read_run(held, piece->number, first, count, bytes);
 			if (rc < 0)
 				return rc;
 		}
 		for (page = first; page < first + count; page++) {
-			const char *from = held->by_file ? at : chunk + page * (uint64_t)WIRE_PAGE;
+			const char *from = piece->by_file ? at : chunk + page * (uint64_t)WIRE_PAGE;
 
 			at += WIRE_PAGE;
 			if (gr__is_zero(from, WIRE_PAGE))
 				continue;
-			if (held->by_file)
+			if (piece->by_file)
 				memmove(bytes, from, WIRE_PAGE);
 			else
 				gr__copy_guest(bytes, from, WIRE_PAGE);
@@ -228,7 +235,7 @@ static int work(void *context, unsigned thread)
 
 int gr__save_pass(struct gr__save *save, struct gr_harvest **harvests, bool first)
 {
-	feed_begin(save, harvests, first && !save->child);
+	feed_begin(save, harvests, first && !save->child, false);
 	return gr__crew_run(&save->crew, work, save);
 }
 
@@ -279,7 +286,7 @@ int gr__save_take_late(struct gr__save *save, struct gr_harvest **harvests)
 	uint64_t bytes;
 	int rc = 0;
 
-	feed_begin(save, harvests, false);
+	feed_begin(save, harvests, false, true);
 	while (!rc && next_piece(save, &piece)) {
 		late = new_late(save);
 		if (!late)
@@ -289,61 +296,116 @@ int gr__save_take_late(struct gr__save *save, struct gr_harvest **harvests)
 			rc = gr__save_make_slab(save, SLAB);
 		if (rc)
 			return rc;
-		*late = (struct gr__late){.piece = piece,
-					  .bytes = save->slabs->bytes + save->slabs->used};
+		*late = (struct gr__late){
+			.piece = piece,
+			.sequence = save->late_count,
+			.bytes = save->slabs->bytes + save->slabs->used,
+		};
 		rc = take_pages(save, &piece, piece.here & piece.may, &late->data, late->bytes);
 		save->slabs->used += (uint64_t)__builtin_popcountll(late->data) * WIRE_PAGE;
-		save->stats.bytes_paused += (uint64_t)__builtin_popcountll(piece.here) * WIRE_PAGE;
+		save->late_bytes += (uint64_t)__builtin_popcountll(piece.here) * WIRE_PAGE;
 	}
 	return rc;
 }
 
-/* What was taken late, over what the file has of the same chunk. */
-static int merge_late(struct gr__save *save, struct gr__packer *packer, const struct gr__late *late)
+static int by_chunk(const void *a, const void *b)
+{
+	const struct gr__late *one = a, *two = b;
+
+	if (one->piece.block != two->piece.block)
+		return one->piece.block < two->piece.block ? -1 : 1;
+	if (one->piece.number != two->piece.number)
+		return one->piece.number < two->piece.number ? -1 : 1;
+	return one->sequence < two->sequence ? -1 : 1;
+}
+
+/* Where the newest bytes of each page are; NULL: it is zero. Which pages, in *here. */
+static void find_newest(const struct gr__late *late, uint64_t count, uint64_t *here,
+			const char *from[WIRE_CHUNK_PAGES])
+{
+	unsigned page;
+	uint64_t i;
+
+	for (*here = 0, i = 0; i < count; i++) {
+		const char *bytes = late[i].bytes;
+
+		*here |= late[i].piece.here;
+		for (page = 0; page < WIRE_CHUNK_PAGES; page++) {
+			uint64_t bit = UINT64_C(1) << page;
+
+			if (late[i].piece.here & bit)
+				from[page] = late[i].data & bit ? bytes : NULL;
+			bytes += late[i].data & bit ? WIRE_PAGE : 0;
+		}
+	}
+}
+
+/* What was taken of one chunk, @count times, over what the file has of it. */
+static int merge_late(struct gr__save *save, struct gr__packer *packer, const struct gr__late *late,
+		      uint64_t count)
 {
 	const struct gr__piece *piece = &late->piece;
 	const struct wire_entry *old = gr__writer_entry(&save->writer, piece->block, piece->number);
-	uint64_t keep = old ? old->data & ~piece->here : 0, data = keep | late->data;
-	const char *from = late->bytes;
+	const char *from[WIRE_CHUNK_PAGES] = {0};
+	uint64_t here, keep, data;
 	unsigned page;
 	char *to = packer->pages;
 	int rc = 0;
 
+	find_newest(late, count, &here, from);
+	data = keep = old ? old->data & ~here : 0;
 	if (keep) /* to their places there, and then together */
 		rc = gr__writer_read(&save->writer, packer, old, keep, packer->compare);
 	if (rc < 0)
 		return rc;
 	for (page = 0; page < WIRE_CHUNK_PAGES; page++) {
-		uint64_t bit = UINT64_C(1) << page;
-
-		if (!(data & bit))
+		if (keep >> page & 1)
+			from[page] = packer->compare + page * (uint64_t)WIRE_PAGE;
+		if (!from[page])
 			continue;
-		memcpy(to, keep & bit ? packer->compare + page * (uint64_t)WIRE_PAGE : from,
-		       WIRE_PAGE);
-		from += keep & bit ? 0 : WIRE_PAGE;
+		memcpy(to, from[page], WIRE_PAGE);
 		to += WIRE_PAGE;
+		data |= UINT64_C(1) << page;
 	}
-	return put_piece(save, packer, piece->block, piece->number,
-			 piece->here | (old ? old->here : 0), data, packer->pages);
+	return put_piece(save, packer, piece->block, piece->number, here | (old ? old->here : 0),
+			 data, packer->pages);
+}
+
+/* All of one chunk; NULL: there are no more. Lock held. */
+static const struct gr__late *next_late(struct gr__save *save, uint64_t *count)
+{
+	const struct gr__late *first = &save->late[save->late_next];
+	uint64_t left = save->late_count - save->late_next;
+
+	for (*count = 0; *count < left; ++*count)
+		if (first[*count].piece.block != first->piece.block ||
+		    first[*count].piece.number != first->piece.number)
+			break;
+	save->late_next += *count;
+	return *count ? first : NULL;
 }
 
 static int work_late(void *context, unsigned thread)
 {
 	struct gr__save *save = context;
 	const struct gr__late *late;
+	uint64_t count;
 	int rc = 0;
 
 	do {
 		pthread_mutex_lock(&save->lock);
-		late = save->late_next < save->late_count ? &save->late[save->late_next++] : NULL;
+		late = next_late(save, &count);
 		pthread_mutex_unlock(&save->lock);
 		if (late)
-			rc = merge_late(save, &save->packers[thread], late);
+			rc = merge_late(save, &save->packers[thread], late, count);
 	} while (late && !rc && !gr__crew_failed(&save->crew));
 	return rc;
 }
 
 int gr__save_put_late(struct gr__save *save)
 {
-	return save->late_count ? gr__crew_run(&save->crew, work_late, save) : 0;
+	if (!save->late_count)
+		return 0;
+	qsort(save->late, save->late_count, sizeof(*save->late), by_chunk);
+	return gr__crew_run(&save->crew, work_late, save);
 }

@@ -3,7 +3,7 @@
  * Saving. Of a guest that runs, in this order:
  *
  *   harvest or all memory ─► file      the guest runs
- *   harvest ─► file, again and again   until little is left
+ *   harvest ─► memory, again and again until little is left; first to the file, if it is much
  *   stop()                             ┐
  *   harvest ─► memory                  │ the pause: what is in the snapshot is of this moment
  *   granules, spaces, state()          │
@@ -27,6 +27,7 @@
 
 #define PAUSE_BYTES (UINT64_C(8) << 20)
 #define ROUNDS 10
+#define HELD_BYTES (UINT64_C(256) << 20) /* or an eighth of what is saved */
 
 /* --------------------------------------------------------------------------------------- chain */
 
@@ -140,28 +141,40 @@ static void end_rounds(struct gr__save *save, bool commit)
 	}
 }
 
-/* While the guest runs. */
+/*
+ * While the guest runs. What it wrote is taken into memory, page by page: that is fast, so each
+ * round finds less than the one before. (A page in the file costs its whole chunk.) Once pages are
+ * there nothing goes to the file before them.
+ */
 static int run_rounds(struct gr__save *save)
 {
 	uint64_t most = save->opts->max_pause_bytes ? save->opts->max_pause_bytes : PAUSE_BYTES,
-		 left = 0;
+		 room = save->opts->max_held_bytes, left = 0;
 	unsigned rounds = save->opts->max_rounds ? save->opts->max_rounds : ROUNDS;
 	int rc = 0;
 
+	if (!room)
+		room = save->stats.bytes / 8 > HELD_BYTES ? save->stats.bytes / 8 : HELD_BYTES;
 	while (!rc && save->stats.rounds < rounds) {
 		rc = gr_dirty_bytes(save->client, NULL, &left);
-		if (rc || left <= most)
+		if (rc || left <= most ||
+		    (save->late_bytes && (save->late_bytes > room || left > room)))
 			break;
 		rc = harvest(save);
 		if (!rc)
 			rc = gr__holds_check(&save->holds);
 		if (rc)
 			break;
-		save->stats.bytes += round_bytes(save);
-		rc = gr__save_pass(save, save->rounds->harvests, false);
+		left = round_bytes(save);
+		save->stats.bytes += left;
+		rc = !save->late_bytes && left > room
+			     ? gr__save_pass(save, save->rounds->harvests, false)
+			     : gr__save_take_late(save, save->rounds->harvests);
 		save->stats.rounds++;
 	}
-	return rc ? rc : gr__save_make_slab(save, left > most ? most + left / 4 : most);
+	if (!rc)
+		rc = gr_dirty_bytes(save->client, NULL, &left);
+	return rc ? rc : gr__save_make_slab(save, left > most ? left + left / 4 : most);
 }
 
 /* ----------------------------------------------------------------------------------- the pause */
@@ -179,7 +192,7 @@ static void resume(struct gr__save *save)
 
 static int pause_guest(struct gr__save *save)
 {
-	uint64_t begin = gr__now_ns();
+	uint64_t begin = gr__now_ns(), before = save->late_bytes;
 	int rc;
 
 	gr__callback_begin();
@@ -195,6 +208,7 @@ static int pause_guest(struct gr__save *save)
 		rc = gr__save_moment(save);
 	resume(save);
 	save->stats.pause_ns = gr__now_ns() - begin;
+	save->stats.bytes_paused = save->late_bytes - before;
 	save->stats.bytes += save->stats.bytes_paused;
 	return rc ? rc : gr__save_put_late(save);
 }

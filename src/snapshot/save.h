@@ -23,6 +23,7 @@ struct gr__round {
 struct gr__feed {
 	struct gr_harvest **harvests; /* NULL: all memory */
 	bool skip;		      /* chunks that were never touched need not be told of */
+	bool soon; /* the guest waits, or writes on: where there are holes takes long to ask */
 	unsigned block;
 	bool over; /* its runs have all been given */
 	uint64_t at, end;
@@ -32,11 +33,13 @@ struct gr__feed {
 struct gr__piece {
 	unsigned block;
 	uint64_t number, here, may;
+	bool by_file; /* reading memory would fill a hole that nobody has asked about */
 };
 
-/* One that was taken while the guest stood still. */
+/* One that was taken into memory, to be written when the guest runs again. */
 struct gr__late {
 	struct gr__piece piece;
+	uint64_t sequence; /* of several of one chunk, the last one counts */
 	uint64_t data;
 	char *bytes;
 };
@@ -75,7 +78,7 @@ struct gr__save {
 
 	struct gr__slab *slabs;
 	struct gr__late *late;
-	uint64_t late_count, late_room;
+	uint64_t late_count, late_room, late_bytes;
 	uint64_t late_next; /* wr: lock: in the pass over them */
 
 	/* the moment */

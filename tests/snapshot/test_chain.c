@@ -312,6 +312,7 @@ static void *run_guest(void *arg)
 		else
 			write_page(rng_one_in(&rng, 2) ? guest->world.low : guest->world.high,
 				   rng_below(&rng, HIGH_BYTES / PAGE), rng_next(&rng));
+		write_page(guest->world.low, 3, guest->writes); /* in each round */
 		__atomic_add_fetch(&guest->writes, 1, __ATOMIC_RELAXED);
 		if (guest->pause_us)
 			sleep_us(guest->pause_us);
@@ -356,7 +357,8 @@ static void a_running_guest(void **unused)
 			.layout = layouts[i % 2],
 			.threads = 1 + i % 3,
 			.chain = chain,
-			.max_pause_bytes = 64 * KIB,
+			.max_pause_bytes = 16 * KIB,
+			.max_held_bytes = i / 2 % 2 ? 0 : PAGE, /* to the file again */
 			.ops = &ops,
 			.context = &guest,
 		};
@@ -365,6 +367,7 @@ static void a_running_guest(void **unused)
 		assert_ok(gr_snapshot_save(guest.world.ram, file_at(name), &opts, &stats));
 		assert_true(stats.pause_ns > 0);
 		rounds += stats.rounds;
+		print_message("%u %d\n", i, (int)stats.rounds);
 		before = __atomic_load_n(&guest.writes, __ATOMIC_RELAXED);
 		assert_true(wait_until(__atomic_load_n(&guest.writes, __ATOMIC_RELAXED) > before));
 		load_new(name, &to);
