@@ -19,6 +19,10 @@
 #include "fuzz.h"
 #include "live.h"
 #include "migrate_machine.h"
+#ifdef CLI_FUSE
+#include "mounting.h"
+#include "qmp.h"
+#endif
 #include "torture.h"
 #include <errno.h>
 #include <guestram/pager.h>
@@ -38,6 +42,12 @@ int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
 int fuzz_live_fetch(const char *target, struct live *live);
 int fuzz_machine_open(struct machine *machine);
 int fuzz_image_open(const char *path, struct gr_page_source *source);
+#ifdef CLI_FUSE
+int fuzz_mounting_serve(const struct mounting *mounting);
+int fuzz_mounting_start(const struct mounting *mounting, bool with_us, pid_t *pid);
+int fuzz_qmp_open(const char *path, int timeout_ms, pid_t child, struct qmp *qmp);
+char *fuzz_mkdtemp(char *template);
+#endif
 
 static jmp_buf out;
 static int exit_code;
@@ -112,6 +122,47 @@ int fuzz_image_open(const char *path, struct gr_page_source *source)
 	accepted = true;
 	return -ENOENT;
 }
+
+#ifdef CLI_FUSE
+
+int fuzz_mounting_serve(const struct mounting *mounting)
+{
+	FUZZ_CHECK(mounting->stored && mounting->directory);
+	FUZZ_CHECK(mounting->threads >= 1 && mounting->threads <= 256);
+	FUZZ_CHECK(mounting->clones <= 65536 && mounting->cache <= UINT64_C(1) << 40);
+	FUZZ_CHECK(!mounting->overlay || mounting->clones);
+	FUZZ_CHECK(!mounting->parent || !mounting->image);
+	accepted = true;
+	return cli_fail(0, "not mounted here");
+}
+
+int fuzz_mounting_start(const struct mounting *mounting, bool with_us, pid_t *pid)
+{
+	(void)with_us;
+	(void)pid;
+	return fuzz_mounting_serve(mounting);
+}
+
+int fuzz_qmp_open(const char *path, int timeout_ms, pid_t child, struct qmp *qmp)
+{
+	(void)timeout_ms;
+	(void)child;
+	(void)qmp;
+	FUZZ_CHECK(path);
+	accepted = true;
+	return cli_fail(0, "not connected here");
+}
+
+/* Where the verb `qemu clone` begins. */
+char *fuzz_mkdtemp(char *template)
+{
+	(void)template;
+	accepted = true;
+	errno = ENOENT;
+	return NULL;
+}
+
+#endif
 
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick)
 {
@@ -293,6 +344,21 @@ static const char *const words[] = {
 	"--zstd",
 	"--postcopy",
 	"--rate",
+	"mount",
+	"qemu",
+	"save",
+	"clone",
+	"--clones",
+	"--overlay",
+	"--cache",
+	"--image",
+	"--parent",
+	"--background",
+	"--qmp",
+	"--quit",
+	"--stay",
+	"--private",
+	"--name",
 };
 
 /* Arguments into @args; returns how many. */

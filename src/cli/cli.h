@@ -35,6 +35,8 @@ int cmd_dump(int argc, char **argv);
 int cmd_migrate(int argc, char **argv);
 int cmd_pager(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
+int cmd_mount(int argc, char **argv);
+int cmd_qemu(int argc, char **argv);
 
 /*
  * "guestram: WHAT: WHY" on stderr. @error is a positive or negative errno that WHY is taken from,

@@ -31,6 +31,13 @@ static const struct cli_verb verbs[] = {
 #ifdef CLI_SNAPSHOT
 	{"snapshot", "save, look at, compare and convert guest memory in files", cmd_snapshot},
 #endif
+#ifdef CLI_FUSE
+	{"mount", "show a snapshot's memory as files, for QEMU and others, and clones of it",
+	 cmd_mount},
+#ifdef CLI_SNAPSHOT
+	{"qemu", "freeze a running guest of QEMU into a snapshot, start clones of one", cmd_qemu},
+#endif
+#endif
 	{"torture", "readers against writers: every stale pointer and leak is counted",
 	 cmd_torture},
 	{"bench", "measure lookups, updates, accesses and reclaim beside their peers", cmd_bench},
