@@ -39,6 +39,13 @@ struct peer {
 
 static bool packed; /* rings may be, or may have been in this input */
 
+/* Let the server look at what was sent. */
+static void process(struct peer *peer)
+{
+	front_process(&peer->front);
+	packed |= (peer->front.server->connection.features & WIRE_F_RING_PACKED) != 0;
+}
+
 /* -------------------------------------------------------------------------------- the device */
 
 static unsigned char config[24];
@@ -453,7 +460,7 @@ static void step_message(struct peer *peer, uint32_t request, bool at_once)
 		return;
 	while (front_answer(&peer->front)) /* of what was sent before */
 		;
-	front_process(&peer->front);
+	process(peer);
 	if (peer->queued || !front_answer(&peer->front) || peer->front.header.request != request)
 		return;
 	FUZZ_SAY("answer %llu\n", (unsigned long long)peer->front.payload.u64);
@@ -496,12 +503,12 @@ static void step_halves(struct peer *peer)
 	cut = fuzz_u8(&peer->in);
 	if (cut & 0x80) { /* the descriptors come with the second part */
 		front_send(&peer->front, bytes, cut % size, NULL, 0);
-		front_process(&peer->front);
+		process(peer);
 		front_send(&peer->front, bytes + cut % size, size - cut % size, plan.fds,
 			   plan.fd_count);
 	} else {
 		front_send(&peer->front, bytes, cut % size, plan.fds, plan.fd_count);
-		front_process(&peer->front);
+		process(peer);
 		if (cut & 0x40) /* and it ends here */
 			front_hang_up(&peer->front);
 		else
@@ -590,6 +597,7 @@ static void set_up(struct peer *peer, uint8_t how)
 			       WIRE_P_MQ | WIRE_P_REPLY_ACK | WIRE_P_CONFIG | WIRE_P_RESET_DEVICE |
 				       WIRE_P_CONFIGURE_MEM_SLOTS | WIRE_P_LOG_SHMFD |
 				       WIRE_P_INFLIGHT_SHMFD | postcopy);
+		packed = features & WIRE_F_RING_PACKED;
 	}
 	if (!(how & 2))
 		return;
@@ -650,7 +658,7 @@ static void one_step(struct peer *peer)
 	peer->queued = !at_once;
 	if (!at_once)
 		return;
-	front_process(&peer->front);
+	process(peer);
 	if (!(code & 0x80))
 		while (front_answer(&peer->front))
 			;
