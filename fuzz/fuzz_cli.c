@@ -25,8 +25,8 @@
 #endif
 #include "torture.h"
 #include <errno.h>
-#include <guestram/pager.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <unistd.h>
 /* after the above, which it needs */
 #include <bench.h>
@@ -41,7 +41,7 @@ int fuzz_world_open(const struct torture_options *options, struct world **world)
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
 int fuzz_live_fetch(const char *target, struct live *live);
 int fuzz_machine_open(struct machine *machine);
-int fuzz_image_open(const char *path, struct gr_page_source *source);
+int fuzz_signalfd(int fd, const sigset_t *mask, int flags);
 #ifdef CLI_FUSE
 int fuzz_mounting_serve(const struct mounting *mounting);
 int fuzz_mounting_start(const struct mounting *mounting, bool with_us, pid_t *pid);
@@ -115,12 +115,15 @@ int fuzz_machine_open(struct machine *machine)
 	return cli_fail(0, "not moved here");
 }
 
-int fuzz_image_open(const char *path, struct gr_page_source *source)
+/* What `pager` does first: before there is another process. */
+int fuzz_signalfd(int fd, const sigset_t *mask, int flags)
 {
-	(void)source;
-	FUZZ_CHECK(path);
+	(void)mask;
+	(void)flags;
+	FUZZ_CHECK(fd == -1);
 	accepted = true;
-	return -ENOENT;
+	errno = ENOSYS;
+	return -1;
 }
 
 #ifdef CLI_FUSE

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guestram pager: serve the pages of an image to monitors that hand over their userfaultfd, until
- * SIGTERM or SIGINT.
+ * guestram pager: serve the pages of an image, a snapshot or a store to monitors that hand over
+ * their userfaultfd, until SIGTERM or SIGINT.
  *
- * Processes: the one that was started keeps watch (pager_keeper.c); its child serves. Threads of
- * the child: main waits for signals, one runs the server, the rest are the library's.
+ * Processes: the one that was started keeps watch (pager_keeper.c); its child opens the source,
+ * which may start threads, and serves. Threads of the child: main waits for signals, one opens the
+ * source, later one runs the server, the rest are the library's.
  */
 #include "cli.h"
 #include "pager_keeper.h"
+#include "source_arg.h"
 #include <errno.h>
 #include <guestram/pager.h>
 #include <poll.h>
@@ -23,7 +25,8 @@
 #include <unistd.h>
 
 struct args {
-	const char *socket, *image, *record, *prefetch;
+	struct source_arg source;
+	const char *socket, *record, *prefetch;
 	bool no_prefetch, leave, quiet;
 	unsigned workers, sessions, handshake_ms;
 	uint64_t max_buffers;
@@ -31,7 +34,6 @@ struct args {
 
 enum option_key {
 	KEY_SOCKET = 256,
-	KEY_IMAGE,
 	KEY_RECORD,
 	KEY_PREFETCH,
 	KEY_NO_PREFETCH,
@@ -45,12 +47,11 @@ enum option_key {
 
 static const struct argp_option options[] = {
 	{"socket", KEY_SOCKET, "PATH", 0, "Listen for monitors here", 0},
-	{"image", KEY_IMAGE, "FILE", 0, "The memory: a raw file, whose holes are zero", 0},
 	{"record", KEY_RECORD, "FILE", 0,
 	 "Write which pages the first monitor touches, in order, when it has gone", 0},
 	{"prefetch", KEY_PREFETCH, "FILE", 0, "Fetch these first, as they were recorded", 0},
 	{"no-prefetch", KEY_NO_PREFETCH, NULL, 0, "Fetch nothing else before it is touched", 0},
-	{"workers", KEY_WORKERS, "N", 0, "Threads that read the image (default 2)", 0},
+	{"workers", KEY_WORKERS, "N", 0, "Threads that read the source (default 2)", 0},
 	{"sessions", KEY_SESSIONS, "N", 0, "Monitors at once (default 1024)", 0},
 	{"buffers", KEY_BUFFERS, "MIB", 0, "Memory in flight, of all monitors (default 16)", 0},
 	{"handshake-ms", KEY_HANDSHAKE, "N", 0,
@@ -66,11 +67,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &args->source;
+		return 0;
 	case KEY_SOCKET:
 		args->socket = arg;
-		return 0;
-	case KEY_IMAGE:
-		args->image = arg;
 		return 0;
 	case KEY_RECORD:
 		args->record = arg;
@@ -102,37 +103,62 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		cli_usage(state, "unexpected: %s", arg);
 	case ARGP_KEY_END:
-		if (!args->socket || !args->image)
-			cli_usage(state, "--socket and --image are needed");
+		if (!args->socket)
+			cli_usage(state, "--socket is needed");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
 }
 
+static const struct argp_child pager_children[] = {{&source_argp, 0, NULL, 0}, {0}};
 static const struct argp pager_argp = {
 	.options = options,
 	.parser = parse,
-	.doc = "Serve the pages of a memory image to monitors (Firecracker and others) that hand "
+	.doc = "Serve the pages of a guest's memory to monitors (Firecracker and others) that hand "
 	       "over their userfaultfd.",
+	.children = pager_children,
 };
 
 struct serving {
+	struct source_arg *source;
 	struct gr_pager_server *server;
 	bool quiet;
-	int keeper; /* or -1 */
-	int ended;  /* event: run() is over */
-	int rc;
+	int keeper;  /* or -1 */
+	int signals; /* signalfd */
+	int over;    /* event: the thread has done what it was started for */
+	int rc;	     /* of the server's run */
+	int status;  /* of opening the source */
 };
+
+static void say_over(const struct serving *serving)
+{
+	uint64_t one = 1;
+
+	(void)!write(serving->over, &one, sizeof(one)); /* an eventfd takes a 1 */
+}
 
 static void *run(void *arg)
 {
 	struct serving *serving = arg;
-	uint64_t one = 1;
 
 	serving->rc = gr_pager_server_run(serving->server);
-	(void)!write(serving->ended, &one, sizeof(one)); /* a fresh eventfd takes a 1 */
+	say_over(serving);
 	return NULL;
+}
+
+/* false: a signal was faster. */
+static bool wait_over(const struct serving *serving)
+{
+	struct pollfd fds[] = {
+		{.fd = serving->over, .events = POLLIN},
+		{.fd = serving->signals, .events = POLLIN},
+	};
+	uint64_t count;
+
+	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
+	return fds[0].revents && read(serving->over, &count, sizeof(count)) == sizeof(count);
 }
 
 static void log_line(void *context, enum gr_log_level level, const char *message)
@@ -157,13 +183,35 @@ static int tell_keeper(void *context, uint64_t number, enum gr_pager_news news, 
 	return rc;
 }
 
-static int serve(const struct args *args, const struct gr_page_source *source, int keeper,
-		 int signals)
+static void *open_source(void *arg)
 {
-	struct serving serving = {.keeper = keeper, .quiet = args->quiet};
+	struct serving *serving = arg;
+
+	serving->status = source_arg_open(serving->source, "pager", log_line, serving);
+	say_over(serving);
+	return NULL;
+}
+
+/* On a thread, since a store that does not answer takes its time, and signals are not to wait. */
+static int open_or_end(struct serving *serving)
+{
+	pthread_t thread;
+	int rc = pthread_create(&thread, NULL, open_source, serving);
+
+	if (rc)
+		return cli_fail(rc, "pager: no thread");
+	if (!wait_over(serving))
+		_exit(CLI_OK); /* nothing has begun that others would see */
+	pthread_join(thread, NULL);
+	return serving->status;
+}
+
+static int serve_source(const struct args *args, struct serving *serving)
+{
 	struct gr_pager_server_opts opts = {
 		.socket_path = args->socket,
-		.source = source,
+		.source = &serving->source->source,
+		.block = serving->source->block,
 		.flags = args->no_prefetch ? GR_PAGER_NO_PREFETCH : 0,
 		.workers = args->workers,
 		.max_sessions = args->sessions,
@@ -173,42 +221,53 @@ static int serve(const struct args *args, const struct gr_page_source *source, i
 		.prefetch = args->prefetch,
 		.session = tell_keeper,
 		.log = log_line,
-		.log_context = &serving,
+		.log_context = serving,
 	};
-	struct pollfd fds[2];
 	pthread_t thread;
-	int rc = gr_pager_server_open(&opts, &serving.server), status = CLI_OK;
+	int rc = gr_pager_server_open(&opts, &serving->server), status = CLI_OK;
 
 	if (rc < 0)
 		return cli_fail_gr(rc, "pager %s", args->socket);
-	serving.ended = eventfd(0, EFD_CLOEXEC);
-	if (serving.ended < 0) {
-		status = cli_fail(errno, "pager: no eventfd");
-		goto close_server;
-	}
-	rc = pthread_create(&thread, NULL, run, &serving);
+	rc = pthread_create(&thread, NULL, run, serving);
 	if (rc) {
 		status = cli_fail(rc, "pager: no thread");
 		goto close_server;
 	}
-	printf("guestram: pages of %s at %s\n", args->image, args->socket);
+	printf("guestram: pages of %s at %s\n", source_arg_name(serving->source), args->socket);
 	fflush(stdout);
-	fds[0] = (struct pollfd){.fd = signals, .events = POLLIN};
-	fds[1] = (struct pollfd){.fd = serving.ended, .events = POLLIN};
-	while (poll(fds, 2, -1) < 0 && errno == EINTR)
-		;
-	gr_pager_server_stop(serving.server);
+	wait_over(serving);
+	gr_pager_server_stop(serving->server);
 	pthread_join(thread, NULL);
-	if (serving.rc < 0)
-		status = cli_fail(serving.rc, "pager %s", args->socket);
+	if (serving->rc < 0)
+		status = cli_fail(serving->rc, "pager %s", args->socket);
 close_server:
-	rc = gr_pager_server_close(serving.server);
-	if (serving.ended >= 0)
-		close(serving.ended);
+	rc = gr_pager_server_close(serving->server);
 	return rc < 0 ? cli_fail_gr(rc, "pager") : status;
 }
 
-static int with_keeper(const struct args *args, const struct gr_page_source *source, int signals)
+static int serve(struct args *args, int keeper, int signals)
+{
+	struct serving serving = {
+		.source = &args->source,
+		.quiet = args->quiet,
+		.keeper = keeper,
+		.signals = signals,
+		.over = eventfd(0, EFD_CLOEXEC),
+	};
+	int status;
+
+	if (serving.over < 0)
+		return cli_fail(errno, "pager: no eventfd");
+	status = open_or_end(&serving);
+	if (!status) {
+		status = serve_source(args, &serving);
+		source_arg_close(&args->source);
+	}
+	close(serving.over);
+	return status;
+}
+
+static int with_keeper(struct args *args, int signals)
 {
 	pid_t parent = getpid(), child;
 	int pair[2], rc;
@@ -224,7 +283,7 @@ static int with_keeper(const struct args *args, const struct gr_page_source *sou
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
 			_exit(CLI_FAILED);
-		rc = serve(args, source, pair[1], signals);
+		rc = serve(args, pair[1], signals);
 		exit(rc);
 	}
 	close(pair[1]);
@@ -233,9 +292,8 @@ static int with_keeper(const struct args *args, const struct gr_page_source *sou
 
 int cmd_pager(int argc, char **argv)
 {
-	struct gr_page_source source;
 	struct args args = {0};
-	int signals, rc;
+	int signals, status;
 	sigset_t mask;
 
 	cli_parse(&pager_argp, "pager", argc, argv, 0, NULL, &args);
@@ -247,14 +305,7 @@ int cmd_pager(int argc, char **argv)
 	signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
 		return cli_fail(errno, "pager: no signal descriptor");
-	rc = gr_image_source_open(args.image, &source);
-	if (rc < 0) {
-		rc = cli_fail_gr(rc, "pager");
-		goto close_signals;
-	}
-	rc = args.leave ? serve(&args, &source, -1, signals) : with_keeper(&args, &source, signals);
-	gr_page_source_close(&source);
-close_signals:
+	status = args.leave ? serve(&args, -1, signals) : with_keeper(&args, signals);
 	close(signals);
-	return rc;
+	return status;
 }

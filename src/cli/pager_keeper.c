@@ -3,7 +3,8 @@
  * Who touches a page waits for the pager, also when that has died. So the process that serves pages
  * has another above it that does nothing: it knows each monitor (a pidfd, which is no number that
  * another process may get) and has its userfaultfd, which keeps the kernel from answering with
- * zeroes when the server's goes. When the server is gone, monitors that miss pages are killed.
+ * zeroes when the server's goes. When the server is gone, or was told to end and waits for a store
+ * that does not answer, monitors that miss pages are killed.
  *
  * One thread, no memory but this table: it is to be there when all else fails.
  */
@@ -19,9 +20,12 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MONITORS 4096
+/* From the signal to end until monitors that the server has said nothing of are killed. */
+#define ENDING_MS 700
 
 struct news {
 	uint64_t number;
@@ -168,6 +172,20 @@ static bool listen_to(int fd)
 	}
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
+}
+
+static void end_all(void)
+{
+	for (int i = 0; i < MONITORS; i++)
+		end(&monitors[i]);
+}
+
 int pager_keeper_run(int server_fd, pid_t server, int signals)
 {
 	struct pollfd fds[] = {
@@ -175,19 +193,30 @@ int pager_keeper_run(int server_fd, pid_t server, int signals)
 		{.fd = signals, .events = POLLIN},
 	};
 	struct signalfd_siginfo signal;
-	int status, i;
+	int64_t ending = -1; /* when monitors are ended that nobody has spoken of; -1: never */
+	int status;
 
 	for (;;) {
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+		int64_t left = ending < 0 ? -1 : ending - now_ms();
+
+		if (ending >= 0 && left <= 0) {
+			end_all();
+			ending = left = -1;
+		}
+		if (poll(fds, 2, (int)left) < 0) {
+			if (errno == EINTR)
+				continue;
 			break;
+		}
 		/* passed on; the server says what becomes of its sessions */
-		if (fds[1].revents && read(signals, &signal, sizeof(signal)) == sizeof(signal))
+		if (fds[1].revents && read(signals, &signal, sizeof(signal)) == sizeof(signal)) {
 			kill(server, SIGTERM);
+			ending = now_ms() + ENDING_MS;
+		}
 		if (fds[0].revents && !listen_to(server_fd))
 			break;
 	}
-	for (i = 0; i < MONITORS; i++)
-		end(&monitors[i]);
+	end_all();
 	while (waitpid(server, &status, 0) < 0 && errno == EINTR)
 		;
 	if (WIFEXITED(status))

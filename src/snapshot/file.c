@@ -475,7 +475,7 @@ int gr__snap_file_open(const char *path, struct gr__snap_file **file)
 	}
 	rc = gr__file_open(path, O_RDONLY, 0);
 	if (rc < 0) {
-		rc = gr__fail(rc, "snapshot %s: it cannot be opened", path);
+		rc = gr__fail(rc, "snapshot %s: %s", path, strerrordesc_np(-rc));
 		goto close_file;
 	}
 	f->fd = rc;
