@@ -113,9 +113,9 @@ static void who_misses_nothing_is_let_be(void **unused)
 	struct monitor monitor = deaf();
 	pid_t keeper = start_program("--workers", "2"), pid;
 
-	monitor.stay_ms = 1500;
+	monitor.stay_ms = 5000;
 	pid = monitor_start(&monitor, path);
-	sleep_us(700000);
+	sleep_us(3000000);
 	assert_int_equal(kill(keeper, SIGTERM), 0);
 	assert_int_equal(monitor_wait(keeper, LONG_MS), 0);
 	assert_int_equal(monitor_wait(pid, LONG_MS), 0);

@@ -347,6 +347,7 @@ static void a_recorded_start_is_fetched_first(void **unused)
 	struct monitor monitor;
 	struct serving serving;
 	uint64_t first, data = 0;
+	pid_t pid;
 
 	serving_init(&serving);
 	serving.opts.record = order;
@@ -366,14 +367,18 @@ static void a_recorded_start_is_fetched_first(void **unused)
 	serving.opts.flags = GR_PAGER_NO_PREFETCH;
 	serving_start(&serving);
 	monitor = usual(&serving);
+	for (uint64_t page = 0; page < 600; page++)
+		data += pattern_is_zero(&serving.source, page * PAGE) ? 0 : PAGE;
 	monitor.touchers = 0;
-	monitor.stay_ms = 300;
-	run_one(&monitor, "prefetched");
+	monitor.stay_ms = -1;
+	pid = monitor_start(&monitor, path);
+	assert_true(wait_until(stats_now(&serving).pages.prefetched >= data));
+	sleep_us(100000);
+	kill(pid, SIGKILL);
+	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
 	assert_true(wait_until(get(&serving.ended) == 1));
 	print_message("%llu faults, then %llu bytes ahead\n", (unsigned long long)first,
 		      (unsigned long long)stats_now(&serving).pages.prefetched);
-	for (uint64_t page = 0; page < 600; page++)
-		data += pattern_is_zero(&serving.source, page * PAGE) ? 0 : PAGE;
 	assert_int_equal(stats_now(&serving).pages.prefetched, data);
 	serving_end(&serving);
 	unlink(order);
