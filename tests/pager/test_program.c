@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 
 #define LENGTH (4 * MIB)
+/* So much that a monitor cannot have all of it before a process has died on a loaded machine. */
+#define LONG_LENGTH (64 * MIB)
 /* What docs/pager.md promises, and what a loaded machine may need more. */
 #define PROMISED_MS 1000
 #define LOADED_MS 4000
@@ -50,6 +52,7 @@ static pid_t start_monitor(int *go)
 
 	assert_int_equal(pipe2(started, O_CLOEXEC), 0);
 	assert_int_equal(pipe2(goes, O_CLOEXEC), 0);
+	monitor.length = LONG_LENGTH;
 	monitor.only = 10;
 	monitor.started = started[1];
 	monitor.go = goes[0];
@@ -164,7 +167,7 @@ static void mistakes_are_told(void **unused)
 
 static int make_image(void **unused)
 {
-	pattern_source_init(&source, 1, LENGTH);
+	pattern_source_init(&source, 1, LONG_LENGTH);
 	source.zero_every = 4;
 	return pattern_source_to_file(&source, image) ? 0 : -1;
 }
