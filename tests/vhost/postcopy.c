@@ -287,6 +287,23 @@ static void lost_pages_are_no_zeroes(void **state)
 	assert_int_equal(sigaction(SIGBUS, &before, NULL), 0);
 }
 
+/* Pages that the front-end has cut off, and that zero pages replaced, are taken away, too. */
+static void what_was_cut_off_is_taken_away(void **state)
+{
+	struct sigaction before;
+	uint64_t one = 1;
+
+	assert_int_equal(sigaction(SIGBUS, &sigbus, &before), 0);
+	begin();
+	assert_int_equal(ftruncate(fe.memfd, 0), 0);
+	/* the worker looks at its ring */
+	assert_int_equal(write(fe.queues[0].kick, &one, sizeof(one)), sizeof(one));
+	nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+	assert_int_equal(ftruncate(fe.memfd, RAM), 0);
+	serves_the_next_one();
+	assert_int_equal(sigaction(SIGBUS, &before, NULL), 0);
+}
+
 int main(void)
 {
 #define TEST(test) cmocka_unit_test_setup_teardown(test, start, stop)
@@ -298,6 +315,7 @@ int main(void)
 		TEST(the_front_end_dies),
 		TEST(it_dies_when_a_ring_is_stopped),
 		TEST(lost_pages_are_no_zeroes),
+		TEST(what_was_cut_off_is_taken_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
