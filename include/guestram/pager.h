@@ -340,6 +340,25 @@ GR_API void gr_pager_server_get_stats(struct gr_pager_server *server,
  */
 GR_API int gr_pager_server_close(struct gr_pager_server *server);
 
+/* ------------------------------------------------------------------------- a working set */
+
+/** gr_working_set_fn - a run of pages that was touched; not 0 ends the reading with that. */
+typedef int (*gr_working_set_fn)(void *context, int block, uint64_t offset, uint64_t length);
+
+/**
+ * gr_working_set_read() - look at what a pager recorded (opts.record), in the order of its touches
+ * @path:    the file
+ * @source:  which blocks it is of; those that this source has not are left out
+ * @run:     called for each run: @block is the source's; whole pages, which may be past its end and
+ *           may come again, since the file is anybody's
+ * @context: its argument
+ *
+ * Context: any thread; waits for the disk. Return: 0, -EINVAL, -EBADMSG (@path is no such file),
+ * -ENOMEM, the error of reading it, or what @run gave. Since 0.1.
+ */
+GR_API int gr_working_set_read(const char *path, const struct gr_page_source *source,
+			       gr_working_set_fn run, void *context);
+
 #ifdef __cplusplus
 }
 #endif

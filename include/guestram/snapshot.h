@@ -276,6 +276,32 @@ GR_API int gr_snapshot_look(const struct gr_snapshot *snapshot, unsigned block, 
 			    uint64_t *length, int *level);
 
 /**
+ * struct gr_snapshot_place - where the bytes of a page are stored
+ * @level:  in which file: 0: this one, 1: its parent …
+ * @chunk:  offset in the block of what is stored together: 256 KiB, or what the block has of them
+ * @offset: in the file, of the stored bytes. Two chunks with the same @level and @offset are equal
+ *          and stored once
+ * @stored: how many bytes that is; less than the pages have when they are packed
+ */
+struct gr_snapshot_place {
+	unsigned level;
+	uint64_t chunk;
+	uint64_t offset;
+	uint64_t stored;
+	uint64_t reserved[4];
+};
+
+/**
+ * gr_snapshot_locate() - where the bytes of a page with content are stored
+ * @length: result: for how many bytes from there on that holds, up to the chunk's end
+ *
+ * Context: any thread; no wait. Return: 0, -ENOENT (no such block, or it is zero there), -ERANGE.
+ * Since 0.1.
+ */
+GR_API int gr_snapshot_locate(const struct gr_snapshot *snapshot, unsigned block, uint64_t offset,
+			      uint64_t *length, struct gr_snapshot_place *place);
+
+/**
  * gr_snapshot_read() - bytes of a block, checked
  * @offset, @length: multiples of 4 KiB, within its length
  *

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 struct args {
 	const char *target, *svg;
@@ -55,32 +54,9 @@ static const struct argp argp = {
 	       "for reclaim. The program offers it with gr_status_serve(), or --status.",
 };
 
-static int draw(const struct live *live, const char *path)
+static void draw(const void *live, FILE *out)
 {
-	struct out_file file;
-	FILE *stream;
-	int rc = out_file_open(&file, path, 0666), fd;
-
-	if (rc)
-		return rc;
-	fd = dup(file.fd);
-	stream = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!stream) {
-		rc = cli_fail(errno, "%s", path);
-		if (fd >= 0)
-			close(fd);
-		goto abandon;
-	}
-	map_draw(live, stream);
-	if (ferror(stream) | fclose(stream)) {
-		rc = cli_fail(errno ? errno : EIO, "%s", path);
-		goto abandon;
-	}
-	return out_file_commit(&file);
-
-abandon:
-	out_file_abandon(&file);
-	return rc;
+	map_draw(live, out);
 }
 
 /* The document as it came: JSON has escapes of its own for what a terminal would mind. */
@@ -104,7 +80,7 @@ int cmd_map(int argc, char **argv)
 	if (rc)
 		return rc;
 	if (args.svg) {
-		rc = draw(&live, args.svg);
+		rc = out_file_write(args.svg, draw, &live);
 	} else {
 		errno = 0;
 		if (args.json)

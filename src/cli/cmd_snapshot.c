@@ -19,6 +19,7 @@ static const struct {
 	const char *name, *args, *doc;
 	int least, most; /* arguments */
 	int (*run)(struct snapshot_args *args);
+	bool draws; /* it knows --svg */
 } actions[] = {
 	{"save", "OUT",
 	 "Save raw images of memory, each a block (--block), as one snapshot. With --parent, only "
@@ -26,11 +27,14 @@ static const struct {
 	 1, 1, snapshot_save},
 	{"load", "SNAPSHOT DIRECTORY", "Write each block to a sparse file of its name.", 2, 2,
 	 snapshot_load},
-	{"info", "SNAPSHOT", "Show what is in it, and in its parents.", 1, 1, snapshot_info},
+	{"info", "SNAPSHOT",
+	 "Show what is in it, and in its parents; or (--svg) draw which of its pages are zero, "
+	 "stored, shared or changed.",
+	 1, 1, snapshot_info, true},
 	{"verify", "SNAPSHOT", "Read and compare every byte of it and of its parents.", 1, 1,
 	 snapshot_verify},
 	{"diff", "SNAPSHOT SNAPSHOT", "Show which pages differ. Exit code 1 when some do.", 2, 2,
-	 snapshot_diff},
+	 snapshot_diff, true},
 	{"flatten", "SNAPSHOT OUT",
 	 "Write it again without parents; with --parent, on another one.", 2, 2, snapshot_flatten},
 	{"pack", "SNAPSHOT OUT", "Write it again, packed, on the same parent if it has one.", 2, 2,
@@ -42,7 +46,16 @@ static const struct {
 };
 
 enum { ACTIONS = sizeof(actions) / sizeof(actions[0]) };
-enum option_key { KEY_JSON = 256, KEY_BLOCK, KEY_LAYOUT, KEY_LEVEL, KEY_THREADS, KEY_PARENT };
+enum option_key {
+	KEY_JSON = 256,
+	KEY_BLOCK,
+	KEY_LAYOUT,
+	KEY_LEVEL,
+	KEY_THREADS,
+	KEY_PARENT,
+	KEY_SVG,
+	KEY_ORDER,
+};
 
 static const struct argp_option options[] = {
 	{"json", KEY_JSON, NULL, 0, "Print one JSON object", 0},
@@ -51,6 +64,12 @@ static const struct argp_option options[] = {
 	{"level", KEY_LEVEL, "N", 0, "zstd's, 1 to 19 (default: 1)", 0},
 	{"threads", KEY_THREADS, "N", 0, "1 to 64 (default: as many as processors)", 0},
 	{"parent", KEY_PARENT, "SNAPSHOT", 0, "save, flatten: write a child of this one", 0},
+	{"svg", KEY_SVG, "FILE", 0, "info, diff: draw a picture into FILE ('-': standard output)",
+	 0},
+#ifdef CLI_PAGER
+	{"order", KEY_ORDER, "FILE", 0,
+	 "info --svg: show what is in this working set (pager --record)", 0},
+#endif
 	{0},
 };
 
@@ -65,6 +84,16 @@ static void add_block(const struct argp_state *state, struct snapshot_args *args
 	*equals = 0;
 	args->blocks[args->block_count].name = text;
 	args->blocks[args->block_count++].path = equals + 1;
+}
+
+static void check_picture(const struct argp_state *state, const struct snapshot_args *args)
+{
+	if (args->svg && !actions[args->action].draws)
+		cli_usage(state, "--svg: for info and diff");
+	if (args->svg && args->json)
+		cli_usage(state, "--json and --svg: one of them");
+	if (args->order && (!args->svg || actions[args->action].run != snapshot_info))
+		cli_usage(state, "--order: for info with --svg");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -93,6 +122,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_PARENT:
 		args->parent = arg;
 		return 0;
+	case KEY_SVG:
+		args->svg = arg;
+		return 0;
+	case KEY_ORDER:
+		args->order = arg;
+		return 0;
 	case ARGP_KEY_ARG:
 		if ((int)state->arg_num >= actions[args->action].most)
 			cli_usage(state, "unexpected: %s", arg);
@@ -101,6 +136,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if ((int)state->arg_num < actions[args->action].least)
 			cli_usage(state, "missing: %s", actions[args->action].args);
+		check_picture(state, args);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -17,6 +17,7 @@ struct snapshot_args {
 	} blocks[SNAPSHOT_BLOCKS];
 	int block_count;
 	const char *parent;
+	const char *svg, *order; /* NULL: no picture; no working set in it */
 	bool json;
 	struct gr_snapshot_opts opts;
 };
@@ -30,6 +31,9 @@ int snapshot_flatten(struct snapshot_args *args);
 int snapshot_pack(struct snapshot_args *args);
 int snapshot_extract(struct snapshot_args *args);
 int snapshot_list(struct snapshot_args *args);
+
+/* The picture of `info --svg`; snapshot_svg.c */
+int snapshot_draw(struct snapshot_args *args, struct gr_snapshot *snapshot);
 
 /* NULL, told. */
 struct gr_snapshot *snapshot_open(const struct snapshot_args *args, const char *path);

@@ -8,6 +8,7 @@
  */
 #include "grid.h"
 #include "map.h"
+#include "svg.h"
 #include <string.h>
 
 enum {
@@ -24,29 +25,6 @@ enum {
 struct extent {
 	int width, height;
 };
-
-/* Text from another process. */
-static void put_text(FILE *out, const char *text)
-{
-	for (; *text; text++) {
-		switch (*text) {
-		case '<':
-			fputs("&lt;", out);
-			break;
-		case '>':
-			fputs("&gt;", out);
-			break;
-		case '&':
-			fputs("&amp;", out);
-			break;
-		case '"':
-			fputs("&quot;", out);
-			break;
-		default:
-			fputc(*text, out);
-		}
-	}
-}
 
 static int box_height(uint64_t length)
 {
@@ -114,7 +92,7 @@ static void draw_range(FILE *out, const struct live_ram *ram, const struct live_
 		range->access & GR_WRITE ? "" : " stroke-width=\"2.5\"");
 	fprintf(out, "<text x=\"%d\" y=\"%d\"><tspan class=\"t\">%s</tspan> ", x + 8, middle,
 		map_tag(tag, range->block));
-	put_text(out, block->name);
+	svg_text(out, block->name);
 	fprintf(out, "</text><text class=\"s\" x=\"%d\" y=\"%d\">%s%s</text>\n", x + BOX - 8,
 		middle, human_size(size, range->length),
 		range->access & GR_WRITE ? "" : ", read-only");
@@ -144,7 +122,7 @@ static void draw_space(FILE *out, const struct live_ram *ram, const struct live_
 	size_t i;
 
 	fprintf(out, "<text class=\"n\" x=\"%d\" y=\"%d\">", x + BOX / 2, bottom + ROW);
-	put_text(out, space->name);
+	svg_text(out, space->name);
 	fprintf(out, ", generation %llu</text>\n", (unsigned long long)space->generation);
 	for (i = 0; i < shown(space); i++) {
 		const struct live_range *range = &space->ranges[i];
@@ -199,7 +177,7 @@ static void draw_pending(FILE *out, const struct live_ram *ram, int y)
 
 		fprintf(out, "<text class=\"w\" x=\"%d\" y=\"%d\">pending reclaim: ", MARGIN,
 			y + (int)i * ROW);
-		put_text(out, pending->name);
+		svg_text(out, pending->name);
 		fprintf(out, ", %s, %llu pins, for %.1f s</text>\n",
 			human_size(size, pending->bytes), (unsigned long long)pending->pins,
 			(double)pending->waited_us / 1e6);
@@ -215,7 +193,7 @@ static int draw_ram(FILE *out, const struct live *live, const struct live_ram *r
 
 	bottom -= (int)(ram->pending_count < BOXES_MAX ? ram->pending_count : BOXES_MAX) * ROW;
 	fprintf(out, "<text class=\"r\" x=\"%d\" y=\"%d\">", MARGIN, top + ROW - 4);
-	put_text(out, live->program);
+	svg_text(out, live->program);
 	fprintf(out, " (%d), RAM %llu: %s used of %s</text>\n", (int)live->pid,
 		(unsigned long long)ram->number, human_size(used, ram->stats.bytes),
 		human_size(reserved, ram->stats.bytes_reserved));

@@ -94,3 +94,32 @@ void out_file_abandon(struct out_file *file)
 		unlink(file->temporary);
 	forget(file);
 }
+
+int out_file_write(const char *path, void (*write)(const void *context, FILE *out),
+		   const void *context)
+{
+	struct out_file file;
+	FILE *stream;
+	int rc = out_file_open(&file, path, 0666), fd;
+
+	if (rc)
+		return rc;
+	fd = dup(file.fd);
+	stream = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!stream) {
+		rc = cli_fail(errno, "%s", path);
+		if (fd >= 0)
+			close(fd);
+		goto abandon;
+	}
+	write(context, stream);
+	if (ferror(stream) | fclose(stream)) {
+		rc = cli_fail(errno ? errno : EIO, "%s", path);
+		goto abandon;
+	}
+	return out_file_commit(&file);
+
+abandon:
+	out_file_abandon(&file);
+	return rc;
+}

@@ -8,6 +8,7 @@
 #define OUT_FILE_H
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 struct out_file {
@@ -22,5 +23,9 @@ int out_file_open(struct out_file *file, const char *path, mode_t mode);
 int out_file_commit(struct out_file *file);
 /* Leave no trace of it. After a commit it does nothing. */
 void out_file_abandon(struct out_file *file);
+
+/* All of it at once: what @write prints. CLI_OK, or CLI_FAILED with the reason told. */
+int out_file_write(const char *path, void (*write)(const void *context, FILE *out),
+		   const void *context);
 
 #endif

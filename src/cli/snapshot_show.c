@@ -4,6 +4,7 @@
 #include "cmd_snapshot.h"
 #include "grid.h"
 #include "out.h"
+#include "page_map.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,6 +139,12 @@ int snapshot_info(struct snapshot_args *args)
 		json_decref(object);
 		return CLI_FAILED;
 	}
+	if (args->svg) {
+		rc = snapshot_draw(args, snapshot);
+		gr_snapshot_close(snapshot);
+		json_decref(object);
+		return rc;
+	}
 	for (i = 0; i < 4 && !rc; i++) {
 		rows = json_array();
 		rc = json_object_set_new(object, parts[i], rows) ? -ENOMEM : add[i](snapshot, rows);
@@ -225,10 +232,33 @@ int snapshot_list(struct snapshot_args *args)
 	return show(args, json_pack("{s:o}", "runs", rows), "runs");
 }
 
+/* What a comparison finds, as rows and as a picture. */
+struct found {
+	json_t *rows;
+	struct page_map map; /* without blocks: none is drawn */
+	unsigned drawn;	     /* of the first's blocks, so many before this one */
+};
+
+enum { BOTH_ZERO, SAME, DIFFERS };
+
+static const struct page_map_kind diff_kinds[] = {
+	[BOTH_ZERO] = {"zero in both", 0xdfe6ee},
+	[SAME] = {"the same", 0x9cc79a},
+	[DIFFERS] = {"differ", 0xe07b28},
+};
+
+static void note(struct found *found, uint64_t at, uint64_t length, unsigned kind)
+{
+	if (found->map.blocks)
+		page_map_add(&found->map, found->drawn, at, length, kind);
+}
+
 /* Runs of pages of one block that differ, as rows. < 0 or how many pages. */
 static int64_t diff_block(struct gr_snapshot *const both[2], const unsigned blocks[2],
-			  const char *name, uint64_t length, char *const bufs[2], json_t *rows)
+			  const char *name, uint64_t length, char *const bufs[2],
+			  struct found *found)
 {
+	json_t *rows = found->rows;
 	uint64_t at, part, run[2] = {0}, page, begin = 0, pages = 0;
 	int kind[2] = {0}, rc, i;
 	bool open = false;
@@ -258,8 +288,11 @@ static int64_t diff_block(struct gr_snapshot *const both[2], const unsigned bloc
 				return -ENOMEM;
 			open = differs;
 			pages += differs;
-			if (!(kind[0] | kind[1]))
-				break; /* all of it is zero in both */
+			if (!(kind[0] | kind[1])) {
+				note(found, at, part, BOTH_ZERO);
+				break; /* all of it is */
+			}
+			note(found, at + page, GR_PAGE_SIZE, differs ? DIFFERS : SAME);
 		}
 	}
 	if (open && json_array_append_new(rows, json_pack("{s:s, s:I, s:I}", "block", name,
@@ -269,7 +302,7 @@ static int64_t diff_block(struct gr_snapshot *const both[2], const unsigned bloc
 	return (int64_t)pages;
 }
 
-static int64_t diff_all(struct gr_snapshot *const both[2], char *const bufs[2], json_t *rows,
+static int64_t diff_all(struct gr_snapshot *const both[2], char *const bufs[2], struct found *found,
 			bool *shapes)
 {
 	struct gr_snapshot_block info, other;
@@ -287,9 +320,12 @@ static int64_t diff_all(struct gr_snapshot *const both[2], char *const bufs[2], 
 			*shapes = true;
 			continue;
 		}
-		pages = diff_block(both, blocks, info.name, info.length, bufs, rows);
+		if (found->map.blocks && page_map_block(&found->map, info.name, info.length) < 0)
+			return -ENOMEM;
+		pages = diff_block(both, blocks, info.name, info.length, bufs, found);
 		if (pages < 0)
 			return pages;
+		found->drawn++;
 		sum += pages;
 	}
 	for (i = 0; !gr_snapshot_get_block(both[1], i, &info); i++)
@@ -300,11 +336,23 @@ static int64_t diff_all(struct gr_snapshot *const both[2], char *const bufs[2], 
 	return sum;
 }
 
+static int draw_diff(const struct snapshot_args *args, struct found *found)
+{
+	char title[512];
+
+	snprintf(title, sizeof(title), "%.200s and %.200s", args->args[0], args->args[1]);
+	found->map.title = title;
+	found->map.kinds = diff_kinds;
+	found->map.kind_count = sizeof(diff_kinds) / sizeof(diff_kinds[0]);
+	return page_map_write(&found->map, args->svg);
+}
+
 int snapshot_diff(struct snapshot_args *args)
 {
 	struct gr_snapshot *both[2] = {snapshot_open(args, args->args[0]), NULL};
 	char *bufs[2] = {malloc(PIECE), malloc(PIECE)};
-	json_t *rows = json_array();
+	struct found found = {.rows = json_array()};
+	struct gr_snapshot_info info;
 	int64_t pages = -ENOMEM;
 	bool shapes = false;
 	int exit_code = CLI_FAILED;
@@ -313,18 +361,24 @@ int snapshot_diff(struct snapshot_args *args)
 		both[1] = snapshot_open(args, args->args[1]);
 	if (!both[1])
 		goto close_both;
-	if (bufs[0] && bufs[1] && rows)
-		pages = diff_all(both, bufs, rows, &shapes);
+	if (bufs[0] && bufs[1] && found.rows &&
+	    (!args->svg || (!gr_snapshot_get_info(both[0], 0, &info) &&
+			    !page_map_begin(&found.map, info.blocks))))
+		pages = diff_all(both, bufs, &found, &shapes);
 	if (pages < 0) {
 		cli_fail_gr((int)pages, "%s", args->what);
 		goto close_both;
 	}
-	exit_code = show(args, json_pack("{s:O, s:I}", "runs", rows, "pages", (json_int_t)pages),
-			 "runs");
+	exit_code = args->svg ? draw_diff(args, &found)
+			      : show(args,
+				     json_pack("{s:O, s:I}", "runs", found.rows, "pages",
+					       (json_int_t)pages),
+				     "runs");
 	if (!exit_code && (pages || shapes))
 		exit_code = CLI_FAILED;
 close_both:
-	json_decref(rows);
+	page_map_end(&found.map);
+	json_decref(found.rows);
 	free(bufs[0]);
 	free(bufs[1]);
 	gr_snapshot_close(both[0]);

@@ -181,6 +181,22 @@ int gr__order_load(struct gr__order *order, const char *path, const struct gr_pa
 	return rc;
 }
 
+int gr_working_set_read(const char *path, const struct gr_page_source *source,
+			gr_working_set_fn run, void *context)
+{
+	struct gr__order order = {0};
+	size_t i;
+	int rc;
+
+	if (!path || !source || !source->ops || !run)
+		return gr__fail(-EINVAL, "working set: no path, source or function");
+	rc = gr__order_load(&order, path, source);
+	for (i = 0; i < order.count && !rc; i++)
+		rc = run(context, order.runs[i].block, order.runs[i].offset, order.runs[i].length);
+	gr__order_fini(&order);
+	return rc;
+}
+
 /* ------------------------------------------------------------------------------------- saving */
 
 struct writer {

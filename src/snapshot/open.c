@@ -378,6 +378,30 @@ int gr_snapshot_look(const struct gr_snapshot *snapshot, unsigned block, uint64_
 	return kind;
 }
 
+int gr_snapshot_locate(const struct gr_snapshot *snapshot, unsigned block, uint64_t offset,
+		       uint64_t *length, struct gr_snapshot_place *place)
+{
+	const struct wire_entry *entry;
+	uint64_t run, left = WIRE_CHUNK - offset % WIRE_CHUNK;
+	int level, there, kind = gr_snapshot_look(snapshot, block, offset, &run, &level);
+
+	if (kind < 0)
+		return kind;
+	if (!kind)
+		return gr__fail(-ENOENT, "snapshot %s: it is zero at %#llx",
+				snapshot->files[0]->path, (unsigned long long)offset);
+	there = snapshot->parents[block * snapshot->file_count + (unsigned)level];
+	entry = gr__snap_entry_from(&snapshot->files[level]->blocks[there], offset / WIRE_CHUNK);
+	*length = run < left ? run : left;
+	*place = (struct gr_snapshot_place){
+		.level = (unsigned)level,
+		.chunk = gr__align_down(offset, WIRE_CHUNK),
+		.offset = entry->place,
+		.stored = entry->stored,
+	};
+	return 0;
+}
+
 static struct gr__snap_reader *take_reader(struct gr_snapshot *snapshot)
 {
 	struct gr__snap_reader *reader;

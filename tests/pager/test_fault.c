@@ -204,6 +204,64 @@ static void the_kernels_answers(void **unused)
 	tally_nothing("gr_pager_get_stats");
 }
 
+struct sum {
+	uint64_t runs, bytes;
+};
+
+static int add_run(void *context, int block, uint64_t offset, uint64_t length)
+{
+	struct sum *sum = context;
+
+	assert_int_equal(block, 0);
+	assert_int_equal(offset % PAGE, 0);
+	sum->runs++;
+	sum->bytes += length;
+	return 0;
+}
+
+static int stop_at_once(void *context, int block, uint64_t offset, uint64_t length)
+{
+	(void)context;
+	return -ECANCELED;
+}
+
+/* What was recorded above: every page of it but those that are zero. */
+static void looking_at_a_working_set(void **unused)
+{
+	struct pattern_source source;
+	unsigned refused = 0;
+	bool through = false;
+
+	pattern_source_init(&source, 1, 256 * KIB);
+	error = EIO;
+	for (int nth = 1; !through; nth++) {
+		struct sum sum = {0, 0};
+		const char *failed;
+		int rc;
+
+		arm_nth(nth);
+		rc = gr_working_set_read(order, &source.source, add_run, &sum);
+		failed = disarm_nth();
+		through = !failed;
+		if (rc < 0) {
+			assert_non_null(failed);
+			assert_int_equal(sum.runs, 0);
+			tally_fault("gr_working_set_read", failed);
+			refused++;
+			continue;
+		}
+		assert_true(sum.runs > 0);
+		assert_int_equal(sum.bytes, 192 * KIB);
+	}
+	assert_true(refused >= 4);
+	assert_int_equal(gr_working_set_read(order, &source.source, stop_at_once, NULL),
+			 -ECANCELED);
+	assert_error(gr_working_set_read(path, &source.source, add_run, NULL), -EBADMSG,
+		     "no working set");
+	assert_error(gr_working_set_read(order, NULL, add_run, NULL), -EINVAL, "no path, source");
+	gr_page_source_close(&source.source);
+}
+
 static int remove_files(void **unused)
 {
 	unlink(path);
@@ -219,6 +277,7 @@ int main(void)
 		cmocka_unit_test(try_again),
 		cmocka_unit_test(no_memory_in_order),
 		cmocka_unit_test(the_kernels_answers),
+		cmocka_unit_test(looking_at_a_working_set),
 	};
 
 	snprintf(path, sizeof(path), "/tmp/guestram-pager-fault-%d", (int)getpid());

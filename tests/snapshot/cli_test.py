@@ -4,9 +4,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as xml
 
 PROGRAM = os.path.realpath(sys.argv[1])
 
@@ -25,6 +27,93 @@ def told(*words, status=0):
 def read(path):
     with open(path, "rb") as file:
         return file.read()
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture(*words, status=0):
+    """What a picture's legend counts, and what the titles of its cells add up to."""
+    assert run(*words, "--svg", "picture.svg", status=status).stdout == b"", words
+    root = xml.parse("picture.svg").getroot()
+    assert root.tag == SVG + "svg"
+    legend = {}
+    for text in root.iter(SVG + "text"):
+        if text.get("class") == "l":
+            name, pages = re.fullmatch(r"(.*): (\d+) pages, .*", text.text).groups()
+            legend[name] = int(pages)
+    cells = dict.fromkeys(legend, 0)
+    for title in root.iter(SVG + "title"):
+        for part in re.split(", |; ", title.text.split(": ", 1)[1]):
+            # names have commas of their own, and what follows those has no number
+            if part.split()[0].isdigit():
+                pages, start = part.split(" ", 1)
+                cells[next(name for name in legend if name == start or name.startswith(start + ","))] += int(pages)
+    assert cells == legend, (cells, legend)
+    assert len(list(root.iter(SVG + "g"))) <= 8192
+    return root, legend
+
+
+def check_legend(legend, snapshot):
+    """It tells the same as list-pages."""
+    runs = told("list-pages", "--json", snapshot)["runs"]
+    pages = {(what, own): sum(run["length"] // 4096 for run in runs
+                              if run["what"] == what and (run["parent"] == 0) == own)
+             for what in ("zero", "content") for own in (True, False)}
+    all_pages = sum(block["length"] for block in told("info", "--json", snapshot)["blocks"]) // 4096
+    names = list(legend)
+    assert legend[names[1]] == pages["zero", True] and legend[names[2]] == pages["zero", False], (legend, pages)
+    assert legend[names[3]] + legend[names[4]] == pages["content", True], (legend, pages)
+    assert legend[names[5]] == pages["content", False], (legend, pages)
+    assert sum(legend[name] for name in names[:6]) == all_pages, (legend, all_pages)
+
+
+def pictures():
+    content = os.urandom(262144)
+    with open("equal", "wb") as file:      # the same chunk three times, one of its own, then nothing
+        file.write(content * 2 + os.urandom(4096) + bytes(262144 - 4096) + content)
+        file.truncate(8 << 30)
+    with open("changed", "wb") as file:
+        file.write(content + bytes(262144) + b"y" * 8192)
+        file.truncate(8 << 30)
+    run("save", "--layout", "packed", "--block", "a <&\"\x01\xe4=equal", "equal.gr")
+    run("save", "--block", "a <&\"\x01\xe4=changed", "--parent", "equal.gr", "changed.gr")
+    root, legend = picture("info", "equal.gr")
+    check_legend(legend, "equal.gr")
+    assert legend["stored once, used several times"] == 192 and legend["stored"] == 1, legend
+    assert [text.text for text in root.iter(SVG + "text") if text.get("class") == "b"] == ['a <&"?\xe4']
+    assert len(list(root.iter(SVG + "g"))) == 1024 and os.path.getsize("picture.svg") < 1 << 18
+    _, legend = picture("info", "changed.gr")
+    check_legend(legend, "changed.gr")
+    assert legend["changed since the parent"] == 2 and legend["shared with the parent"] == 64, legend
+    assert legend["zero since the parent"] >= 128, legend
+    # the same page twice, pages past the end, another block: each page counts once, if it is one
+    with open("set", "w", encoding="ascii") as file:
+        file.write("guestram working set 1\n0 2000\n1000 2000\n1fffff000 2000\n"
+                   "fffffffffffff000 1000\nblock other\n0 1000\n")
+    root, legend = picture("info", "--order", "set", "changed.gr")
+    assert legend["in the working set"] == 4, legend
+    assert len([path for path in root.iter(SVG + "path") if path.get("class") == "m"]) == 2
+    _, legend = picture("diff", "equal.gr", "changed.gr", status=1)
+    assert legend == {"zero in both": (8 << 30 >> 12) - 194, "the same": 64, "differ": 130}, legend
+    for words in (["info", "equal.gr", "--svg", "none/x"], ["info", "equal.gr", "--svg", "/dev/full"],
+                  ["info", "--svg", "x.svg", "--order", "none", "equal.gr"],
+                  ["info", "--svg", "x.svg", "--order", "equal.gr", "equal.gr"]):
+        assert run(*words, status=1).stderr.startswith(b"guestram: "), words
+    assert not [name for name in os.listdir() if "x.svg" in name or ".tmp" in name]
+    for words in (["info", "--svg", "x", "--json", "equal.gr"], ["verify", "--svg", "x", "equal.gr"],
+                  ["info", "--order", "set", "equal.gr"],
+                  ["diff", "--svg", "x", "--order", "set", "equal.gr", "equal.gr"]):
+        run(*words, status=2)
+    # many blocks: those that are drawn have less room, and all are counted
+    with open("page", "wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate(1 << 20)
+    blocks = [word for n in range(64) for word in ("--block", f"b{n:02}=page")]
+    run("save", *blocks, "many.gr")
+    _, legend = picture("info", "many.gr")
+    check_legend(legend, "many.gr")
+    assert legend["stored"] == 64, legend
 
 
 def main():
@@ -65,6 +154,7 @@ def main():
         for words in ([], ["none"], ["save", "x"], ["info"], ["info", "a", "b"], ["save", "--block", "x", "y"],
                       ["pack", "--level", "20", "a", "b"]):
             run(*words, status=2)
+        pictures()
 
 
 main()

@@ -177,6 +177,7 @@ static void pages_are_compared(void **unused)
 static void pages_are_looked_at(void **unused)
 {
 	struct gr_snapshot_opts opts = {0};
+	struct gr_snapshot_place place;
 	struct gr_snapshot *a, *b;
 	struct world world;
 	uint64_t length;
@@ -207,6 +208,14 @@ static void pages_are_looked_at(void **unused)
 	assert_int_equal(gr_snapshot_look(a, block, PAGE, &length, &level), 1);
 	assert_int_equal(length, 2 * PAGE);
 	assert_int_equal(gr_snapshot_look(b, block, HIGH_BYTES, &length, NULL), -ERANGE);
+	assert_ok(gr_snapshot_locate(b, block, 2 * PAGE, &length, &place));
+	assert_int_equal(length, PAGE);
+	assert_int_equal(place.level, 0);
+	assert_int_equal(place.chunk, 0);
+	assert_true(place.offset > 0 && place.stored == PAGE);
+	assert_int_equal(gr_snapshot_locate(b, block, PAGE, &length, &place), -ENOENT);
+	assert_int_equal(gr_snapshot_locate(b, block, HIGH_BYTES, &length, &place), -ERANGE);
+	assert_int_equal(gr_snapshot_locate(b, 9, 0, &length, &place), -ENOENT);
 	assert_ok(gr_snapshot_read(b, block, PAGE, page, 2 * PAGE));
 	assert_memory_equal(page, host_of(world.high) + PAGE, 2 * PAGE);
 	assert_int_equal(gr_snapshot_read(b, block, HIGH_BYTES, page, PAGE), -ERANGE);

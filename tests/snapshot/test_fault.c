@@ -220,7 +220,7 @@ int main(void)
 	static const char *const nothing[] = {
 		"gr_snapshot_close",	 "gr_snapshot_find_block", "gr_snapshot_get_block",
 		"gr_snapshot_get_range", "gr_snapshot_get_space",  "gr_snapshot_get_state",
-		"gr_snapshot_look",	 "gr_snapshot_source",
+		"gr_snapshot_locate",	 "gr_snapshot_look",	   "gr_snapshot_source",
 	};
 	const struct CMUnitTest tests[] = {cmocka_unit_test(every_call_fails)};
 
