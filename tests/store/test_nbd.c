@@ -153,6 +153,54 @@ static void bytes_of_nbdkit_with_large_blocks(void **unused)
 	check_server(&server);
 }
 
+/*
+ * Zeroes that begin and end inside of the server's blocks: what is around them is read in whole
+ * blocks, since the server refuses others.
+ */
+static void zeroes_inside_large_blocks(void **unused)
+{
+	char path[160], *want, *buf = malloc(MIB);
+	const char *words[] = {"nbdkit",
+			       "-f",
+			       "-U",
+			       "%s",
+			       "--filter=blocksize-policy",
+			       "file",
+			       path,
+			       "blocksize-minimum=65536",
+			       "blocksize-preferred=65536",
+			       "blocksize-maximum=1048576",
+			       "blocksize-error-policy=error",
+			       NULL};
+	struct gr_nbd_opts opts = {.status_ms = 5000};
+	struct gr_page_source source;
+	struct server server;
+	int fd;
+
+	if (!have_program("nbdkit"))
+		skip();
+	want = calloc(1, MIB);
+	snprintf(path, sizeof(path), "%s.holes", image);
+	memset(want, 'x', 100 * KIB);
+	memset(want + 300 * KIB, 'y', 724 * KIB);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+	assert_int_equal(pwrite(fd, want, 100 * KIB, 0), 100 * KIB);
+	assert_int_equal(pwrite(fd, want + 300 * KIB, 724 * KIB, 300 * KIB), 724 * KIB);
+	close(fd);
+	server_start(&server, words);
+	opts.socket = server.socket;
+	assert_ok(gr_nbd_source_open(NULL, &opts, &source));
+	assert_int_equal(nbd_stats(&source).zero_bytes, 200 * KIB);
+	assert_ok(read_at(&source, 0, buf, MIB));
+	assert_memory_equal(buf, want, MIB);
+	assert_int_equal(nbd_stats(&source).retries, 0);
+	gr_page_source_close(&source);
+	server_kill(&server);
+	unlink(path);
+	free(want);
+	free(buf);
+}
+
 static void bytes_of_qemu_nbd(void **unused)
 {
 	const char *words[] = {"qemu-nbd", "-k", "%s", "-t",  "-r", "-f",
@@ -467,6 +515,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bytes_of_nbdkit),
 		cmocka_unit_test(bytes_of_nbdkit_with_large_blocks),
+		cmocka_unit_test(zeroes_inside_large_blocks),
 		cmocka_unit_test(bytes_of_qemu_nbd),
 		cmocka_unit_test(a_cut_page_goes_on_with_zeroes),
 		cmocka_unit_test(errors_are_tried_again),
