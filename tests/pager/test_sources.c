@@ -355,7 +355,7 @@ static void a_store_that_hangs_leaves_nobody_waiting(void **unused)
 	start_nbdkit(&server);
 	keeper = serve("--nbd", uri_of(&server), "--no-prefetch");
 	assert_true(wait_until(!access(path, F_OK)));
-	kill(server.pid, SIGSTOP);
+	server_stop(&server);
 	monitor.deaf = true;
 	pid = monitor_start(&monitor, path);
 	assert_true(wait_until(was_said("session 1 begins")));
@@ -370,7 +370,7 @@ static void a_store_that_hangs_leaves_nobody_waiting(void **unused)
 
 	/* and while it opens */
 	server_again(&server);
-	kill(server.pid, SIGSTOP);
+	server_stop(&server);
 	keeper = serve("--nbd", uri_of(&server));
 	assert_true(wait_until(server_of(keeper) > 0));
 	sleep_us(200000);

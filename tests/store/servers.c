@@ -111,6 +111,15 @@ void server_start(struct server *server, const char *const *words)
 	server_again(server);
 }
 
+void server_stop(struct server *server)
+{
+	int status;
+
+	assert_int_equal(kill(server->pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(server->pid, &status, WUNTRACED), server->pid);
+	assert_true(WIFSTOPPED(status));
+}
+
 void server_kill(struct server *server)
 {
 	int status;

@@ -27,6 +27,8 @@ struct server {
 void server_start(struct server *server, const char *const *words);
 /* kill -9, and it is gone. */
 void server_kill(struct server *server);
+/* It says nothing any more; returns when that is so. server_kill() ends it. */
+void server_stop(struct server *server);
 /* The same again. */
 void server_again(struct server *server);
 

@@ -346,7 +346,7 @@ static void a_server_that_stays_away(void **unused)
 	opts.socket = server.socket;
 	assert_ok(gr_nbd_source_open(NULL, &opts, &source));
 	/* one that says nothing any more is given up */
-	kill(server.pid, SIGSTOP);
+	server_stop(&server);
 	assert_int_equal(read_at(&source, 64 * KIB, page, PAGE), -ETIMEDOUT);
 	assert_true(nbd_stats(&source).lost > 0);
 	server_kill(&server);
