@@ -339,12 +339,15 @@ static int64_t diff_all(struct gr_snapshot *const both[2], char *const bufs[2], 
 static int draw_diff(const struct snapshot_args *args, struct found *found)
 {
 	char title[512];
+	int rc;
 
 	snprintf(title, sizeof(title), "%.200s and %.200s", args->args[0], args->args[1]);
 	found->map.title = title;
 	found->map.kinds = diff_kinds;
 	found->map.kind_count = sizeof(diff_kinds) / sizeof(diff_kinds[0]);
-	return page_map_write(&found->map, args->svg);
+	rc = page_map_write(&found->map, args->svg);
+	found->map.title = NULL;
+	return rc;
 }
 
 int snapshot_diff(struct snapshot_args *args)

@@ -193,8 +193,9 @@ static void mark_runs(const struct gr_snapshot *snapshot, struct list *list, str
 	uint64_t end = 0;
 	size_t i;
 
-	if (runs)
-		qsort(runs, list->count, sizeof(*runs), by_offset);
+	if (!runs)
+		return;
+	qsort(runs, list->count, sizeof(*runs), by_offset);
 	for (i = 0; i < list->count; i++) {
 		uint64_t from = runs[i].offset, left;
 
