@@ -12,19 +12,30 @@ static uint64_t word_of(unsigned block, uint64_t at)
 
 void pattern_fill(unsigned block, uint64_t offset, void *page, uint64_t length)
 {
-	uint64_t *words = page, i;
+	char *to = page;
 
-	for (i = 0; i < length / 8; i++)
-		words[i] = word_of(block, offset + 8 * i);
+	for (uint64_t i = 0; i < length / 8; i++) {
+		uint64_t word = word_of(block, offset + 8 * i);
+
+		memcpy(to + 8 * i, &word, 8);
+	}
+}
+
+/* Of bytes that stand anywhere. */
+static uint64_t word_at(const void *page, uint64_t i)
+{
+	uint64_t word;
+
+	memcpy(&word, (const char *)page + 8 * i, 8);
+	return word;
 }
 
 static uint64_t first_wrong(unsigned block, uint64_t offset, const void *page, uint64_t length)
 {
-	const uint64_t *words = page;
 	uint64_t i;
 
 	for (i = 0; i < length / 8; i++)
-		if (words[i] != word_of(block, offset + 8 * i))
+		if (word_at(page, i) != word_of(block, offset + 8 * i))
 			break;
 	return i;
 }
@@ -36,11 +47,10 @@ bool pattern_is(unsigned block, uint64_t offset, const void *page, uint64_t leng
 
 bool zeroes_are(const void *page, uint64_t length)
 {
-	const uint64_t *words = page;
 	uint64_t i;
 
 	for (i = 0; i < length / 8; i++)
-		if (words[i])
+		if (word_at(page, i))
 			return false;
 	return true;
 }
