@@ -16,6 +16,7 @@
  */
 #include "blk.h"
 #include "cli.h"
+#include "cmd_snapshot.h"
 #include "fuzz.h"
 #include "live.h"
 #include "migrate_machine.h"
@@ -42,6 +43,7 @@ int fuzz_bench_init(struct bench *bench, const char *name, bool quick);
 int fuzz_live_fetch(const char *target, struct live *live);
 int fuzz_machine_open(struct machine *machine);
 int fuzz_signalfd(int fd, const sigset_t *mask, int flags);
+int fuzz_snapshot_run(struct snapshot_args *args);
 #ifdef CLI_FUSE
 int fuzz_mounting_serve(const struct mounting *mounting);
 int fuzz_mounting_start(const struct mounting *mounting, bool with_us, pid_t *pid);
@@ -167,13 +169,22 @@ char *fuzz_mkdtemp(char *template)
 
 #endif
 
+/* Each action of the verb `snapshot`. */
+int fuzz_snapshot_run(struct snapshot_args *args)
+{
+	FUZZ_CHECK(args->what && args->args[0]);
+	accepted = true;
+	return cli_fail(0, "not done here");
+}
+
 int fuzz_bench_init(struct bench *bench, const char *name, bool quick)
 {
 	(void)quick;
 	memset(bench, 0, sizeof(*bench));
 	FUZZ_CHECK(!strcmp(name, "lookup") || !strcmp(name, "update") || !strcmp(name, "access") ||
 		   !strcmp(name, "reclaim") || !strcmp(name, "change") || !strcmp(name, "dirty") ||
-		   !strcmp(name, "window") || !strcmp(name, "blk") || !strcmp(name, "migrate"));
+		   !strcmp(name, "window") || !strcmp(name, "blk") || !strcmp(name, "migrate") ||
+		   !strcmp(name, "pager") || !strcmp(name, "snapshot"));
 	accepted = true;
 	return -ENOMEM;
 }
