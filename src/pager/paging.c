@@ -676,6 +676,9 @@ static int pause_ms(struct gr__paging *paging)
 		return 1;
 	if (paging->retry_at > now)
 		return (int)((paging->retry_at - now) / MS) + 1;
+	/* it has come since serve_all() looked */
+	if (paging->retry_at && paging->waiting_count && !paging->flying)
+		return 0;
 	/* is more to be fetched ahead? Buffers that others have may be free by then */
 	more = !paging->recording && ((paging->order && !paging->ahead_order_done) ||
 				      !(paging->flags & GR_PAGER_NO_PREFETCH));
@@ -711,8 +714,9 @@ static int turn(struct gr__paging *paging)
 		some = install_some(paging);
 	if (rc < 0 || some < 0)
 		return rc < 0 ? rc : some;
+	/* a touch from before the end may still be told of, and the kernel may be busy then */
 	if (paging->complete)
-		return wait_for_more(paging, -1);
+		return wait_for_more(paging, paging->parked ? pause_ms(paging) : -1);
 	fetch_ahead(paging);
 	look_at_order(paging);
 	if (is_complete(paging)) {
