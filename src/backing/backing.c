@@ -74,6 +74,21 @@ failed:
 			(unsigned long long)total, strerrordesc_np(-rc));
 }
 
+int gr__mem_cover(struct gr__mem *mem, uint64_t offset, uint64_t length, void *addr)
+{
+	int rc = gr__os_move(addr, length, gr__mem_at(mem, offset));
+
+	if (rc < 0) {
+		gr__os_unmap(addr, length);
+		return rc;
+	}
+	/* after the move: who touched a lost page in between would wait for a zero page that is
+	 * gone */
+	if (mem->guard)
+		gr__sigbus_guard_reset(mem->guard, offset, length);
+	return 0;
+}
+
 /* Make [offset, offset + length) usable, with all that its flags ask, or leave it as it was. */
 static int install(struct gr__mem *mem, uint64_t offset, uint64_t length)
 {
@@ -82,14 +97,10 @@ static int install(struct gr__mem *mem, uint64_t offset, uint64_t length)
 
 	if (rc < 0)
 		return rc;
-	if (mem->guard)
-		gr__sigbus_guard_reset(mem->guard, offset, length);
-	rc = gr__os_move(addr, length, gr__mem_at(mem, offset));
-	if (rc < 0) {
-		gr__os_unmap(addr, length);
+	rc = gr__mem_cover(mem, offset, length, addr);
+	if (rc < 0)
 		return gr__fail(rc, "block %s: mremap of %#llx bytes to their place: %s", mem->name,
 				(unsigned long long)length, strerrordesc_np(-rc));
-	}
 	rc = gr__advise(mem, offset, length);
 	if (rc < 0)
 		gr__os_reserve_again(gr__mem_at(mem, offset), length);

@@ -95,6 +95,13 @@ int gr__mem_fetch(struct gr__mem *mem, uint64_t offset, uint64_t length, int *fe
 /* 0, or -errno: what is discarded does not read as zero, or cannot be discarded. */
 int gr__mem_check_discard_zeroes(const struct gr__mem *mem);
 
+/*
+ * Move what is mapped at @addr over [offset, offset + length), page-aligned: pages of it that were
+ * lost before, and replaced, may be lost again. 0, or -errno, @addr being unmapped and nothing
+ * changed. Others may touch the range meanwhile.
+ */
+int gr__mem_cover(struct gr__mem *mem, uint64_t offset, uint64_t length, void *addr);
+
 /* Give pages back; the range was checked to lie in the used length, page-aligned. */
 int gr__mem_discard(struct gr__mem *mem, uint64_t offset, uint64_t length);
 

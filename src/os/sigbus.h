@@ -29,10 +29,7 @@ bool gr__sigbus_installed(void);
 int gr__sigbus_guard_add(void *host, uint64_t length, uint64_t page_size, int protection,
 			 struct gr__sigbus_guard **guard);
 
-/*
- * A part of the range is about to be mapped anew, or was: its pages may be lost again. Only
- * afterwards when others touch it meanwhile.
- */
+/* A part of the range has been mapped anew: its pages may be lost again. */
 void gr__sigbus_guard_reset(struct gr__sigbus_guard *guard, uint64_t offset, uint64_t length);
 
 /* Cannot fail; NULL does nothing. */

@@ -6,7 +6,6 @@
 #include "os/file.h"
 #include "os/hooks.h"
 #include "os/memory.h"
-#include "os/sigbus.h"
 #include "os/thread.h"
 #include "os/uffd.h"
 #include "ram/ram.h"
@@ -52,23 +51,11 @@ int gr__postcopy_advise(struct gr__postcopy *postcopy)
 /* In place of @pin's memory there is a file without a byte. */
 static int take_away(const struct gr__postcopy *postcopy, const struct gr_pin *pin)
 {
-	const struct gr__mem *mem = &pin->block->mem;
 	void *map;
 	int rc = gr__os_map(pin->length, PROT_READ | PROT_WRITE, MAP_SHARED, postcopy->nothing, 0,
 			    &map);
 
-	if (rc < 0)
-		return rc;
-	rc = gr__os_move(map, pin->length, pin->host);
-	if (rc < 0) {
-		gr__os_unmap(map, pin->length);
-		return rc;
-	}
-	/* pages that were cut off before, and replaced, are lost again. After the move: who touched
-	 * one in between would be waiting for a replacement that is gone. */
-	if (mem->guard)
-		gr__sigbus_guard_reset(mem->guard, pin->offset, pin->length);
-	return 0;
+	return rc < 0 ? rc : gr__mem_cover(&pin->block->mem, pin->offset, pin->length, map);
 }
 
 /* Nobody will answer. */
