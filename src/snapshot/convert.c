@@ -164,13 +164,8 @@ static int run(struct convert *convert, struct wire_header *header)
 		rc = gr__crew_run(&convert->crew, work, convert);
 	if (rc < 0)
 		return rc;
-	if (parent) {
-		const char *slash = strrchr(parent->files[0]->path, '/');
-
-		meta.parent = parent->files[0]->header.id;
-		meta.parent_digest = parent->files[0]->header.digest;
-		meta.parent_name = slash ? slash + 1 : parent->files[0]->path;
-	}
+	if (parent)
+		gr__meta_set_parent(&meta, parent);
 	return gr__writer_commit(&convert->writer, &meta, header);
 }
 

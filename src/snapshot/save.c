@@ -317,11 +317,7 @@ static int run(struct gr__save *save, struct wire_header *header)
 	meta.states = save->state.items;
 	meta.state_count = save->state.count;
 	if (parent) {
-		const char *path = parent->files[0]->path, *slash = strrchr(path, '/');
-
-		meta.parent = parent->files[0]->header.id;
-		meta.parent_digest = parent->files[0]->header.digest;
-		meta.parent_name = slash ? slash + 1 : path;
+		gr__meta_set_parent(&meta, parent);
 	} else if (chain && save->child) {
 		meta.parent = chain->id;
 		meta.parent_digest = chain->digest;

@@ -12,6 +12,16 @@
 #define LEVEL_MAX 19
 #define AREA_ALIGN_MAX (UINT64_C(2) << 20)
 
+void gr__meta_set_parent(struct gr__snap_meta *meta, const struct gr_snapshot *parent)
+{
+	const struct gr__snap_file *file = parent->files[0];
+	const char *slash = strrchr(file->path, '/');
+
+	meta->parent = file->header.id;
+	meta->parent_digest = file->header.digest;
+	meta->parent_name = slash ? slash + 1 : file->path;
+}
+
 int gr__writer_open(struct gr__writer *writer, const char *path,
 		    const struct gr_snapshot_opts *opts, unsigned block_count)
 {

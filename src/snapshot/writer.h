@@ -64,6 +64,9 @@ struct gr__snap_meta {
 	const char *parent_name;
 };
 
+/* What is written is a child of that one. */
+void gr__meta_set_parent(struct gr__snap_meta *meta, const struct gr_snapshot *parent);
+
 /* @block_count: room for so many. 0 or -errno, said; also of the others. */
 int gr__writer_open(struct gr__writer *writer, const char *path,
 		    const struct gr_snapshot_opts *opts, unsigned block_count);
