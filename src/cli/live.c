@@ -2,6 +2,7 @@
 /* Connecting to a status socket and reading it, with an end to waiting; see live.h. */
 #include "live.h"
 #include "cli.h"
+#include "wait.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,14 +22,6 @@ struct buffer {
 	char *text;
 	size_t length, room;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* -------------------------------------------------------------------------------- where it is */
 
@@ -98,19 +91,6 @@ static int find_beside(const char *file, char *path, size_t size)
 
 /* ---------------------------------------------------------------------------------- the socket */
 
-static int wait_for(int fd, short events, int64_t deadline)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = events};
-	int64_t left;
-	int rc;
-
-	do {
-		left = deadline - now_ms();
-		rc = left <= 0 ? 0 : poll(&poll_fd, 1, (int)left);
-	} while (rc < 0 && errno == EINTR);
-	return rc > 0 ? 0 : rc < 0 ? -errno : -ETIMEDOUT;
-}
-
 static int connect_to(int fd, const char *path, int64_t deadline)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -123,7 +103,7 @@ static int connect_to(int fd, const char *path, int64_t deadline)
 		/* a full backlog: the kernel does not tell when there is room */
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
-		if (now_ms() >= deadline)
+		if (cli_now_ms() >= deadline)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);
 	}
@@ -153,7 +133,7 @@ static int read_all(int fd, struct buffer *buffer, int64_t deadline)
 	for (;;) {
 		rc = buffer->length == buffer->room ? grow(buffer) : 0;
 		if (!rc)
-			rc = wait_for(fd, POLLIN, deadline);
+			rc = cli_wait_for(fd, POLLIN, deadline);
 		if (rc < 0)
 			return rc;
 		bytes = recv(fd, buffer->text + buffer->length, buffer->room - buffer->length, 0);
@@ -184,7 +164,7 @@ static int tell(const char *path, int error)
 /* All that the socket says, and who it is. */
 static int fetch(const char *path, struct buffer *buffer, pid_t *pid)
 {
-	int64_t deadline = now_ms() + ANSWER_MS;
+	int64_t deadline = cli_now_ms() + ANSWER_MS;
 	socklen_t size = sizeof(struct ucred);
 	struct ucred peer;
 	int fd, rc;

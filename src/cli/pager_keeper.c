@@ -10,6 +10,7 @@
  */
 #include "pager_keeper.h"
 #include "cli.h"
+#include "wait.h"
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -20,7 +21,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MONITORS 4096
@@ -172,14 +172,6 @@ static bool listen_to(int fd)
 	}
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
-}
-
 static void end_all(void)
 {
 	for (int i = 0; i < MONITORS; i++)
@@ -197,7 +189,7 @@ int pager_keeper_run(int server_fd, pid_t server, int signals)
 	int status;
 
 	for (;;) {
-		int64_t left = ending < 0 ? -1 : ending - now_ms();
+		int64_t left = ending < 0 ? -1 : ending - cli_now_ms();
 
 		if (ending >= 0 && left <= 0) {
 			end_all();
@@ -211,7 +203,7 @@ int pager_keeper_run(int server_fd, pid_t server, int signals)
 		/* passed on; the server says what becomes of its sessions */
 		if (fds[1].revents && read(signals, &signal, sizeof(signal)) == sizeof(signal)) {
 			kill(server, SIGTERM);
-			ending = now_ms() + ENDING_MS;
+			ending = cli_now_ms() + ENDING_MS;
 		}
 		if (fds[0].revents && !listen_to(server_fd))
 			break;

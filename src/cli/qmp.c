@@ -2,6 +2,7 @@
 /* See qmp.h. */
 #include "qmp.h"
 #include "cli.h"
+#include "wait.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
@@ -16,30 +17,6 @@
 
 enum { ANSWER_MS = 30000, PAUSE_MS = 10 };
 #define LINE_MAX_BYTES ((size_t)16 << 20)
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* 0 or -errno; -ETIMEDOUT. */
-static int wait_for(int fd, short events, int64_t deadline)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = events};
-	int64_t left;
-	int rc;
-
-	do {
-		left = deadline - now_ms();
-		if (left <= 0)
-			return -ETIMEDOUT;
-		rc = poll(&poll_fd, 1, (int)left);
-	} while (rc < 0 && errno == EINTR);
-	return rc < 0 ? -errno : rc ? 0 : -ETIMEDOUT;
-}
 
 /* One line, without its end, in qmp->text; what follows it is kept. 0 or -errno. */
 static int read_line(struct qmp *qmp, int64_t deadline, json_t **message)
@@ -61,7 +38,7 @@ static int read_line(struct qmp *qmp, int64_t deadline, json_t **message)
 			qmp->text = text;
 			qmp->room = room;
 		}
-		rc = wait_for(qmp->fd, POLLIN, deadline);
+		rc = cli_wait_for(qmp->fd, POLLIN, deadline);
 		if (rc < 0)
 			return rc;
 		got = recv(qmp->fd, qmp->text + qmp->used, qmp->room - qmp->used, 0);
@@ -102,7 +79,7 @@ static int send_all(struct qmp *qmp, const char *text, size_t length, int pass, 
 			control.header.cmsg_len = CMSG_LEN(sizeof(int));
 			memcpy(CMSG_DATA(&control.header), &pass, sizeof(int));
 		}
-		rc = wait_for(qmp->fd, POLLOUT, deadline);
+		rc = cli_wait_for(qmp->fd, POLLOUT, deadline);
 		if (rc < 0)
 			return rc;
 		sent = sendmsg(qmp->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -158,7 +135,7 @@ static int read_answer(struct qmp *qmp, int64_t deadline, json_t **message)
 /* 0 and a message, or -errno. */
 static int ask(struct qmp *qmp, const char *command, json_t *arguments, int pass, json_t **message)
 {
-	int64_t deadline = now_ms() + ANSWER_MS;
+	int64_t deadline = cli_now_ms() + ANSWER_MS;
 	json_t *question = json_object();
 	char *text;
 	int rc = -ENOMEM;
@@ -210,7 +187,7 @@ static int connect_to(const char *path, int timeout_ms, pid_t child, struct qmp 
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	const struct timespec pause = {0, PAUSE_MS * 1000000L};
-	int64_t deadline = now_ms() + timeout_ms;
+	int64_t deadline = cli_now_ms() + timeout_ms;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return cli_fail(ENAMETOOLONG, "%s", path);
@@ -218,7 +195,7 @@ static int connect_to(const char *path, int timeout_ms, pid_t child, struct qmp 
 	while (connect(qmp->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
 		if (is_gone(child))
 			return cli_fail(0, "QEMU ended at once");
-		if (now_ms() >= deadline ||
+		if (cli_now_ms() >= deadline ||
 		    (errno != ENOENT && errno != ECONNREFUSED && errno != EAGAIN))
 			return cli_fail(errno, "%s", path);
 		nanosleep(&pause, NULL);
@@ -246,7 +223,7 @@ int qmp_open(const char *path, int timeout_ms, pid_t child, struct qmp *qmp)
 	}
 	qmp->pid = peer.pid;
 	/* it is silent while it serves somebody else */
-	rc = read_line(qmp, now_ms() + ANSWER_MS, &greeting);
+	rc = read_line(qmp, cli_now_ms() + ANSWER_MS, &greeting);
 	if (!rc) {
 		rc = json_object_get(greeting, "QMP") ? 0 : -EPROTO;
 		json_decref(greeting);
