@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "testing.h"
+#include <dirent.h>
 
 void assert_ok_at(int rc, const char *expression, const char *file, int line)
 {
@@ -122,6 +123,17 @@ struct gr_block_info info_of(const struct gr_block *block)
 
 	gr_block_get_info(block, &info);
 	return info;
+}
+
+unsigned open_fds(void)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	while (readdir(folder))
+		count++;
+	closedir(folder);
+	return count;
 }
 
 pthread_t thread_start(void *(*run)(void *), void *arg)

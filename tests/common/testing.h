@@ -75,6 +75,9 @@ void *look_up(struct gr_space *space, uint64_t addr, uint64_t length, unsigned a
 struct gr_ram_stats stats_of(struct gr_ram *ram);
 struct gr_block_info info_of(const struct gr_block *block);
 
+/* Entries of /proc/self/fd: to be compared with what they were. */
+unsigned open_fds(void);
+
 /* -------------------------------------------------------------------------------- threads */
 
 pthread_t thread_start(void *(*run)(void *), void *arg);

@@ -7,7 +7,6 @@
 #include "core_file.h"
 #include "os/hooks.h"
 #include "testing.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <guestram/dump.h>
 #include <signal.h>
@@ -60,17 +59,6 @@ static struct gr_dump_stats dump(const struct gr_dump_opts *from)
 	assert_ok(gr_dump(space, fd, &opts));
 	close(fd);
 	return stats;
-}
-
-static int open_fds(void)
-{
-	DIR *handle = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (readdir(handle))
-		count++;
-	closedir(handle);
-	return count;
 }
 
 /* Resident KiB of this process. */

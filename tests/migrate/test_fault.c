@@ -9,7 +9,6 @@
 #include "../fault/tally.h"
 #include "os/hooks.h"
 #include "pair.h"
-#include <dirent.h>
 #include <sys/socket.h>
 
 static int position;	 /* atomic: counted down */
@@ -22,17 +21,6 @@ static int fail_one(const char *name)
 		return 0;
 	__atomic_store_n(&call, name, __ATOMIC_SEQ_CST);
 	return error;
-}
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
 }
 
 static void run_faults(unsigned channels, unsigned flags, unsigned zstd, int with)

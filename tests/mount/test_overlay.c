@@ -9,7 +9,6 @@
 #include "mount/overlay.h"
 #include "mount/tree.h"
 #include "testing.h"
-#include <dirent.h>
 
 enum { CHUNK = 16384 };
 #define LENGTH (64 * PAGE)
@@ -444,17 +443,6 @@ static void overlay_writers(void **state)
 
 /* ------------------------------------------------------------------------------------------- tree
  */
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
-}
 
 static const char *const names[] = {"ram", "a/b%", "state", "clone-1", "odd", ".."};
 static const struct gr__mount_state states[] = {{"qemu", "bytes", 5}, {"x/y", "", 0}};

@@ -8,7 +8,6 @@
 #include "../fault/tally.h"
 #include "os/hooks.h"
 #include "pattern.h"
-#include <dirent.h>
 
 static int position;	 /* atomic: counted down */
 static int error;	 /* const while a call runs */
@@ -34,17 +33,6 @@ static const char *disarm_nth(void)
 {
 	__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
 	return __atomic_load_n(&call, __ATOMIC_SEQ_CST);
-}
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
 }
 
 enum { CACHED = 1, RECORDED = 2, ORDERED = 4 };

@@ -7,7 +7,6 @@
 #include "../fault/nth.h"
 #include "../fault/tally.h"
 #include "testing.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <guestram/pager.h>
 
@@ -110,17 +109,6 @@ static void what_is_no_image_is_refused(void **unused)
 	make_image();
 	assert_int_equal(truncate(path, 0), 0);
 	assert_error(gr_image_source_open(path, &source), -EINVAL, "empty");
-}
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
 }
 
 static void every_call_fails(void **unused)

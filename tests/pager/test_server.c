@@ -9,7 +9,6 @@
 #include "../fault/nth.h"
 #include "../fault/tally.h"
 #include "monitor.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -556,17 +555,6 @@ static void what_cannot_be_opened_is_refused(void **unused)
 }
 
 /* --------------------------------------------------------------------------------- every fault */
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
-}
 
 static void every_call_fails(void **unused)
 {

@@ -7,7 +7,6 @@
 #include "../fault/tally.h"
 #include "os/hooks.h"
 #include "testing.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <guestram/plug.h>
 #include <guestram/status.h>
@@ -48,17 +47,6 @@ static int tear_down(void **state)
 	gr_status_stop();
 	unlink(path);
 	return rmdir(folder); /* an error when anything was left */
-}
-
-static int open_fds(void)
-{
-	DIR *handle = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (readdir(handle))
-		count++;
-	closedir(handle);
-	return count;
 }
 
 /* A connection, or -errno. */

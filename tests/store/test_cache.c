@@ -9,7 +9,6 @@
 #include "../fault/tally.h"
 #include "../pager/pattern.h"
 #include "servers.h"
-#include <dirent.h>
 #include <guestram/store.h>
 #include <signal.h>
 
@@ -175,17 +174,6 @@ static void a_damaged_file_never_lies(void **unused)
 	assert_int_equal(cache_stats(&source).evicted, 0);
 	assert_int_equal(cache_stats(&source).bytes, 4 * CHUNK);
 	gr_page_source_close(&source);
-}
-
-static unsigned open_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
 }
 
 static void every_call_of_a_cache_fails(void **unused)
