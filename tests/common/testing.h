@@ -98,9 +98,10 @@ bool gate_wait_ms(struct gate *gate, int timeout_ms);
 #define wait_until(expression)                                                                     \
 	({                                                                                         \
 		int64_t end_ = now_ms() + LONG_MS;                                                 \
-		while (!(expression) && now_ms() < end_)                                           \
+		bool is_;                                                                          \
+		while (!(is_ = (expression)) && now_ms() < end_)                                   \
 			sleep_us(100);                                                             \
-		(bool)(expression);                                                                \
+		is_;                                                                               \
 	})
 int64_t now_ms(void);
 void sleep_us(unsigned us);
