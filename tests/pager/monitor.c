@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -256,7 +257,6 @@ static void run_monitor(const struct monitor *how, const char *path)
 	uint64_t page;
 	char byte;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	own.how = how;
 	own.discarded = calloc(how->length / PAGE, sizeof(int));
 	make_memory(regions);
@@ -281,12 +281,86 @@ static void run_monitor(const struct monitor *how, const char *path)
 	_exit(RIGHT);
 }
 
+/* ------------------------------------------------------------------------------------ start */
+
+/* What a monitor is told, in a file in memory that it inherits; the text of its JSON follows. */
+struct orders {
+	struct monitor how;
+	unsigned zero_every; /* of its source */
+	char path[108];
+	size_t json_size; /* 0: none */
+};
+
+static char executable[PATH_MAX];
+
+void monitor_main(int argc, char **argv)
+{
+	static struct pattern_source source;
+	static struct orders orders;
+	pid_t parent = getppid();
+	char *json = NULL;
+	int file;
+
+	if (argc != 3 || strcmp(argv[1], "--monitor")) {
+		if (realpath("/proc/self/exe", executable))
+			return;
+		leave(IMPOSSIBLE, "/proc/self/exe: %s", strerror(errno));
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		leave(HUNG_UP, "the test has ended");
+	file = atoi(argv[2]);
+	if (pread(file, &orders, sizeof(orders), 0) != (ssize_t)sizeof(orders))
+		leave(IMPOSSIBLE, "no orders");
+	if (orders.json_size) {
+		json = calloc(1, orders.json_size + 1);
+		if (pread(file, json, orders.json_size, sizeof(orders)) !=
+		    (ssize_t)orders.json_size)
+			leave(IMPOSSIBLE, "no JSON");
+	}
+	close(file);
+	orders.how.json = json;
+	source.zero_every = orders.zero_every;
+	orders.how.source = &source;
+	run_monitor(&orders.how, orders.path);
+}
+
+static int write_orders(const struct monitor *monitor, const char *path)
+{
+	struct orders orders = {.how = *monitor};
+	int file = memfd_create("monitor", MFD_CLOEXEC);
+
+	snprintf(orders.path, sizeof(orders.path), "%s", path);
+	if (monitor->source)
+		orders.zero_every = monitor->source->zero_every;
+	if (monitor->json)
+		orders.json_size = strlen(monitor->json);
+	assert_true(file >= 0);
+	assert_int_equal(pwrite(file, &orders, sizeof(orders), 0), sizeof(orders));
+	if (monitor->json)
+		assert_int_equal(pwrite(file, monitor->json, orders.json_size, sizeof(orders)),
+				 orders.json_size);
+	return file;
+}
+
+/* The child is a program of its own: a mere copy of a process that has threads could do next to
+ * nothing, since each of its locks may be held by a thread that it has not. */
 pid_t monitor_start(const struct monitor *monitor, const char *path)
 {
-	pid_t pid = fork();
+	int inherited[] = {write_orders(monitor, path), monitor->started, monitor->go,
+			   monitor->send_fd};
+	char number[16], way[] = "--monitor", *argv[] = {executable, way, number, NULL};
+	posix_spawn_file_actions_t actions;
+	pid_t pid;
 
-	if (!pid)
-		run_monitor(monitor, path);
+	snprintf(number, sizeof(number), "%d", inherited[0]);
+	posix_spawn_file_actions_init(&actions);
+	for (unsigned i = 0; i < COUNT_OF(inherited); i++)
+		if (inherited[i]) /* onto itself: it stays open */
+			posix_spawn_file_actions_adddup2(&actions, inherited[i], inherited[i]);
+	assert_int_equal(posix_spawn(&pid, executable, &actions, NULL, argv, environ), 0);
+	posix_spawn_file_actions_destroy(&actions);
+	close(inherited[0]);
 	return pid;
 }
 

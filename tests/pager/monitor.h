@@ -38,6 +38,8 @@ struct monitor {
 	const struct pattern_source *source;
 };
 
+/* To be called first by main() of each test: a monitor runs it again, and does not return. */
+void monitor_main(int argc, char **argv);
 /* Its exit status is for monitor_wait(). Listens for the socket for a while. */
 pid_t monitor_start(const struct monitor *monitor, const char *path);
 /* 0: every byte was right; 1: not (it has said what); 2: the server hung up; 3: it is not possible

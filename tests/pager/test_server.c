@@ -42,6 +42,23 @@ static void on_line(void *context, enum gr_log_level level, const char *line)
 	pthread_mutex_unlock(&serving->lock);
 }
 
+static bool was_said(struct serving *serving, const char *part)
+{
+	bool is;
+
+	pthread_mutex_lock(&serving->lock);
+	is = strstr(serving->said, part);
+	pthread_mutex_unlock(&serving->lock);
+	return is;
+}
+
+static void forget_said(struct serving *serving)
+{
+	pthread_mutex_lock(&serving->lock);
+	serving->said[0] = 0;
+	pthread_mutex_unlock(&serving->lock);
+}
+
 static int on_session(void *context, uint64_t number, enum gr_pager_news news, int pid, int uffd)
 {
 	struct serving *serving = context;
@@ -57,7 +74,7 @@ static void *run(void *arg)
 {
 	struct serving *serving = arg;
 
-	serving->rc = gr_pager_server_run(serving->server);
+	set(&serving->rc, gr_pager_server_run(serving->server));
 	return NULL;
 }
 
@@ -296,7 +313,7 @@ static void a_monitor_dies_in_the_middle(void **unused)
 	assert_true(wait_until(get(&serving.ended) == 10));
 	assert_int_equal(stats_now(&serving).sessions, 0);
 	monitor.stay_ms = 0;
-	serving.source.delay_us = 0;
+	__atomic_store_n(&serving.source.delay_us, 0, __ATOMIC_RELAXED);
 	run_one(&monitor, "the next");
 	serving_end(&serving);
 }
@@ -319,7 +336,7 @@ static void a_server_that_closes_gives_up(void **unused)
 	serving_end(&serving);
 	assert_int_equal(get(&serving.given_up), 1);
 	assert_int_equal(monitor_wait(pid, LONG_MS), 2);
-	assert_non_null(strstr(serving.said, "Input/output error"));
+	assert_true(was_said(&serving, "Input/output error"));
 }
 
 static void a_failing_source_is_asked_again(void **unused)
@@ -481,24 +498,24 @@ static void bad_handshakes_are_refused(void **unused)
 	monitor.touchers = 0;
 	monitor.stay_ms = -1;
 	for (unsigned i = 0; i < COUNT_OF(bad); i++) {
-		serving.said[0] = 0;
+		forget_said(&serving);
 		monitor.json = bad[i].json;
 		assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
-		if (!wait_until(strstr(serving.said, bad[i].why)))
+		if (!wait_until(was_said(&serving, bad[i].why)))
 			fail_msg("%s: not \"%s\" but \"%s\"", bad[i].json, bad[i].why,
 				 serving.said);
 	}
 	/* not all in time */
-	serving.said[0] = 0;
+	forget_said(&serving);
 	monitor.json = "[{\"base_host_virt_addr\": 4096, ";
 	assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
-	assert_true(wait_until(strstr(serving.said, "no whole array after 300 ms")));
+	assert_true(wait_until(was_said(&serving, "no whole array after 300 ms")));
 	/* what is no userfaultfd */
-	serving.said[0] = 0;
+	forget_said(&serving);
 	monitor.json = NULL;
 	monitor.send_fd = null;
 	assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
-	assert_true(wait_until(strstr(serving.said, "no userfaultfd")));
+	assert_true(wait_until(was_said(&serving, "no userfaultfd")));
 	close(null);
 	assert_int_equal(stats_now(&serving).refused, COUNT_OF(bad) + 2);
 	assert_int_equal(stats_now(&serving).accepted, 0);
@@ -587,12 +604,12 @@ static void every_call_fails(void **unused)
 			continue;
 		}
 		serving.thread = thread_start(run, &serving);
-		if (wait_until(serving.rc || stats_now(&serving).accepted ||
-			       stats_now(&serving).refused || strstr(serving.said, "accept")) &&
-		    serving.rc == 0)
+		if (wait_until(get(&serving.rc) || stats_now(&serving).accepted ||
+			       stats_now(&serving).refused || was_said(&serving, "accept")) &&
+		    get(&serving.rc) == 0)
 			status = monitor_wait(pid, LONG_MS);
 		call = disarm();
-		if (serving.rc) {
+		if (get(&serving.rc)) {
 			kill(pid, SIGKILL);
 			monitor_wait(pid, LONG_MS);
 		} else if (status != 0 && status != 2) {
@@ -635,7 +652,7 @@ static void a_record_that_fails_is_told(void **unused)
 	tally_fault("gr_pager_server_close", "open");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_way_to_shake_hands),
@@ -655,6 +672,7 @@ int main(void)
 		cmocka_unit_test(a_record_that_fails_is_told),
 	};
 
+	monitor_main(argc, argv);
 	snprintf(path, sizeof(path), "/tmp/guestram-pager-%d.sock", (int)getpid());
 	snprintf(order, sizeof(order), "%s.order", path);
 	alarm(170);

@@ -465,6 +465,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mistakes_are_told),
 	};
 
+	monitor_main(argc, argv);
 	if (argc != 2)
 		return 2;
 	program = realpath(argv[1], NULL);
