@@ -8,159 +8,13 @@
  */
 #include "../fault/nth.h"
 #include "../fault/tally.h"
-#include "monitor.h"
+#include "serving.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define LENGTH (8 * MIB)
-#define HUGE_PAGES 12
-
-static char path[64], order[80];
-
-struct serving {
-	struct pattern_source source;
-	struct gr_pager_server_opts opts;
-	struct gr_pager_server *server;
-	pthread_t thread;
-	int rc;
-	int begun, complete, ended, given_up; /* atomic */
-	char said[4096];		      /* by one thread at a time */
-	pthread_mutex_t lock;
-};
-
-static void on_line(void *context, enum gr_log_level level, const char *line)
-{
-	struct serving *serving = context;
-	size_t used;
-
-	(void)level;
-	pthread_mutex_lock(&serving->lock);
-	used = strlen(serving->said);
-	snprintf(serving->said + used, sizeof(serving->said) - used, "%s\n", line);
-	pthread_mutex_unlock(&serving->lock);
-}
-
-static bool was_said(struct serving *serving, const char *part)
-{
-	bool is;
-
-	pthread_mutex_lock(&serving->lock);
-	is = strstr(serving->said, part);
-	pthread_mutex_unlock(&serving->lock);
-	return is;
-}
-
-static void forget_said(struct serving *serving)
-{
-	pthread_mutex_lock(&serving->lock);
-	serving->said[0] = 0;
-	pthread_mutex_unlock(&serving->lock);
-}
-
-static int on_session(void *context, uint64_t number, enum gr_pager_news news, int pid, int uffd)
-{
-	struct serving *serving = context;
-	int *counts[] = {&serving->begun, &serving->complete, &serving->ended, &serving->given_up};
-
-	if (news == GR_PAGER_BEGINS && (pid <= 0 || uffd < 0 || !number))
-		return -EINVAL;
-	__atomic_add_fetch(counts[news], 1, __ATOMIC_SEQ_CST);
-	return 0;
-}
-
-static void *run(void *arg)
-{
-	struct serving *serving = arg;
-
-	set(&serving->rc, gr_pager_server_run(serving->server));
-	return NULL;
-}
-
-static void serving_init(struct serving *serving)
-{
-	memset(serving, 0, sizeof(*serving));
-	pthread_mutex_init(&serving->lock, NULL);
-	pattern_source_init(&serving->source, 1, LENGTH);
-	serving->source.zero_every = 5;
-	serving->opts.socket_path = path;
-	serving->opts.source = &serving->source.source;
-	serving->opts.session = on_session;
-	serving->opts.log = on_line;
-	serving->opts.log_context = serving;
-}
-
-static void serving_start(struct serving *serving)
-{
-	assert_ok(gr_pager_server_open(&serving->opts, &serving->server));
-	serving->thread = thread_start(run, serving);
-}
-
-static void serving_end(struct serving *serving)
-{
-	gr_pager_server_stop(serving->server);
-	thread_join(serving->thread);
-	assert_ok(serving->rc);
-	assert_ok(gr_pager_server_close(serving->server));
-	assert_int_equal(access(path, F_OK), -1);
-}
-
-static struct gr_pager_server_stats stats_now(struct serving *serving)
-{
-	struct gr_pager_server_stats stats;
-
-	gr_pager_server_get_stats(serving->server, &stats);
-	return stats;
-}
-
-static struct monitor usual(const struct serving *serving)
-{
-	return (struct monitor){
-		.length = LENGTH,
-		.page_size = PAGE,
-		.touchers = 2,
-		.source = &serving->source,
-	};
-}
-
-static void with_huge_pages(unsigned pages)
-{
-	FILE *file = fopen("/proc/sys/vm/nr_hugepages", "w");
-
-	if (!file)
-		return;
-	fprintf(file, "%u\n", pages);
-	fclose(file);
-}
-
-/* Has another program of this machine changed the pool meanwhile? Then touches wait for ever. */
-static bool huge_pages_are_gone(unsigned pages)
-{
-	FILE *file = fopen("/proc/sys/vm/nr_hugepages", "r");
-	unsigned now = 0;
-
-	if (!file || fscanf(file, "%u", &now) != 1)
-		now = 0;
-	if (file)
-		fclose(file);
-	return now != pages;
-}
-
-/* false: not possible here. */
-static bool run_one(const struct monitor *monitor, const char *what)
-{
-	int status = monitor_wait(monitor_start(monitor, path), LONG_MS);
-
-	if (status == 3 ||
-	    (status == -1000 && monitor->page_size > PAGE && huge_pages_are_gone(HUGE_PAGES))) {
-		print_message("%s: not here\n", what);
-		return false;
-	}
-	if (status)
-		fail_msg("%s: %d", what, status);
-	return true;
-}
+static char order[80];
 
 /* ------------------------------------------------------------------------------------ sessions */
 
@@ -176,10 +30,10 @@ static void every_way_to_shake_hands(void **unused)
 
 		monitor.way = (enum monitor_way)way;
 		monitor.regions = way == MONITOR_LONG ? 16 : 1 + way;
-		monitor.length = way == MONITOR_LATE ? 6 * MIB : LENGTH;
+		monitor.length = way == MONITOR_LATE ? 6 * MIB : SERVED_LENGTH;
 		monitor.regions = way == MONITOR_LATE || way == MONITOR_OLD ? 2 : monitor.regions;
 		monitor.blocking = way == MONITOR_OLD;
-		run_one(&monitor, names[way]);
+		run_one(&serving, &monitor, names[way]);
 	}
 	assert_true(wait_until(get(&serving.ended) == COUNT_OF(names)));
 	assert_int_equal(stats_now(&serving).accepted, COUNT_OF(names));
@@ -204,7 +58,7 @@ static void touches_against_discards(void **unused)
 	struct gr_pager_server_stats stats;
 	unsigned possible = 0;
 
-	with_huge_pages(HUGE_PAGES);
+	with_huge_pages(SERVED_HUGE_PAGES);
 	for (unsigned i = 0; i < 2 * COUNT_OF(memories); i++) {
 		const struct memory *memory = &memories[i / 2];
 		struct monitor monitor;
@@ -219,7 +73,7 @@ static void touches_against_discards(void **unused)
 		monitor.shared = memory->shared;
 		monitor.discards = true;
 		monitor.touchers = 3;
-		possible += run_one(&monitor, memory->name);
+		possible += run_one(&serving, &monitor, memory->name);
 		stats = stats_now(&serving);
 		print_message("%s: %llu faults, %llu removed, %llu parked, %llu raced\n",
 			      memory->name, (unsigned long long)stats.pages.faults,
@@ -243,7 +97,7 @@ static void faults_in_system_calls(void **unused)
 	serving_start(&serving);
 	monitor = usual(&serving);
 	monitor.system_calls = true;
-	run_one(&monitor, "system calls");
+	run_one(&serving, &monitor, "system calls");
 	serving_end(&serving);
 }
 
@@ -260,7 +114,7 @@ static void many_sessions_at_once(void **unused)
 	monitor = usual(&serving);
 	monitor.length = 4 * MIB;
 	for (unsigned i = 0; i < MONITORS; i++)
-		pids[i] = monitor_start(&monitor, path);
+		pids[i] = monitor_start(&monitor, serving.path);
 	for (unsigned i = 0; i < MONITORS; i++)
 		assert_int_equal(monitor_wait(pids[i], LONG_MS), 0);
 	assert_true(wait_until(get(&serving.ended) == MONITORS));
@@ -281,9 +135,9 @@ static void a_session_completes(void **unused)
 	monitor = usual(&serving);
 	monitor.touchers = 0;
 	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, path);
+	pid = monitor_start(&monitor, serving.path);
 	assert_true(wait_until(get(&serving.complete) == 1));
-	assert_int_equal(stats_now(&serving).pages.bytes_there, LENGTH);
+	assert_int_equal(stats_now(&serving).pages.bytes_there, SERVED_LENGTH);
 	assert_int_equal(stats_now(&serving).pages.faults, 0);
 	serving_end(&serving); /* a complete one is not given up */
 	assert_int_equal(get(&serving.given_up), 0);
@@ -303,7 +157,7 @@ static void a_monitor_dies_in_the_middle(void **unused)
 	monitor = usual(&serving);
 	monitor.stay_ms = -1;
 	for (unsigned i = 0; i < 10; i++) {
-		pid_t pid = monitor_start(&monitor, path);
+		pid_t pid = monitor_start(&monitor, serving.path);
 
 		assert_true(wait_until(get(&serving.begun) == (int)i + 1));
 		sleep_us(i * 1000);
@@ -314,7 +168,7 @@ static void a_monitor_dies_in_the_middle(void **unused)
 	assert_int_equal(stats_now(&serving).sessions, 0);
 	monitor.stay_ms = 0;
 	__atomic_store_n(&serving.source.delay_us, 0, __ATOMIC_RELAXED);
-	run_one(&monitor, "the next");
+	run_one(&serving, &monitor, "the next");
 	serving_end(&serving);
 }
 
@@ -329,7 +183,7 @@ static void a_server_that_closes_gives_up(void **unused)
 	serving.source.failing = EIO;
 	serving_start(&serving);
 	monitor = usual(&serving);
-	pid = monitor_start(&monitor, path);
+	pid = monitor_start(&monitor, serving.path);
 	assert_true(wait_until(stats_now(&serving).pages.failed_reads > 2 &&
 			       stats_now(&serving).pages.faults_waiting > 0));
 	assert_int_equal(stats_now(&serving).pages.stalled, 1);
@@ -349,7 +203,7 @@ static void a_failing_source_is_asked_again(void **unused)
 	serving.source.failing = EIO;
 	serving_start(&serving);
 	monitor = usual(&serving);
-	pid = monitor_start(&monitor, path);
+	pid = monitor_start(&monitor, serving.path);
 	assert_true(wait_until(stats_now(&serving).pages.failed_reads > 2));
 	set(&serving.source.failing, 0);
 	assert_int_equal(monitor_wait(pid, LONG_MS), 0);
@@ -371,7 +225,7 @@ static void a_recorded_start_is_fetched_first(void **unused)
 	monitor = usual(&serving);
 	monitor.touchers = 1;
 	monitor.only = 600;
-	run_one(&monitor, "recorded");
+	run_one(&serving, &monitor, "recorded");
 	assert_true(wait_until(get(&serving.ended) == 1));
 	first = stats_now(&serving).pages.faults;
 	assert_int_equal(stats_now(&serving).pages.prefetched, 0);
@@ -387,7 +241,7 @@ static void a_recorded_start_is_fetched_first(void **unused)
 		data += pattern_is_zero(&serving.source, page * PAGE) ? 0 : PAGE;
 	monitor.touchers = 0;
 	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, path);
+	pid = monitor_start(&monitor, serving.path);
 	assert_true(wait_until(stats_now(&serving).pages.prefetched >= data));
 	sleep_us(100000);
 	kill(pid, SIGKILL);
@@ -437,14 +291,14 @@ static void answers_that_race(void **unused)
 		error = answers[i].error;
 		times = answers[i].times;
 		__atomic_store_n(&gr__hook_fault, fail_named, __ATOMIC_RELEASE);
-		status = monitor_wait(monitor_start(&monitor, path), LONG_MS);
+		status = monitor_wait(monitor_start(&monitor, serving.path), LONG_MS);
 		__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
 		/* the wake that fails is that of the handshake, and the session refused */
 		assert_int_equal(status, strcmp(only, "uffdio.wake") ? 0 : 2);
 		assert_true(get(&times) < answers[i].times);
 		tally_fault("gr_pager_server_run", only);
 		if (status)
-			run_one(&monitor, "the next");
+			run_one(&serving, &monitor, "the next");
 		serving_end(&serving);
 	}
 }
@@ -500,7 +354,7 @@ static void bad_handshakes_are_refused(void **unused)
 	for (unsigned i = 0; i < COUNT_OF(bad); i++) {
 		forget_said(&serving);
 		monitor.json = bad[i].json;
-		assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
+		assert_int_equal(monitor_wait(monitor_start(&monitor, serving.path), LONG_MS), 2);
 		if (!wait_until(was_said(&serving, bad[i].why)))
 			fail_msg("%s: not \"%s\" but \"%s\"", bad[i].json, bad[i].why,
 				 serving.said);
@@ -508,13 +362,13 @@ static void bad_handshakes_are_refused(void **unused)
 	/* not all in time */
 	forget_said(&serving);
 	monitor.json = "[{\"base_host_virt_addr\": 4096, ";
-	assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
+	assert_int_equal(monitor_wait(monitor_start(&monitor, serving.path), LONG_MS), 2);
 	assert_true(wait_until(was_said(&serving, "no whole array after 300 ms")));
 	/* what is no userfaultfd */
 	forget_said(&serving);
 	monitor.json = NULL;
 	monitor.send_fd = null;
-	assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
+	assert_int_equal(monitor_wait(monitor_start(&monitor, serving.path), LONG_MS), 2);
 	assert_true(wait_until(was_said(&serving, "no userfaultfd")));
 	close(null);
 	assert_int_equal(stats_now(&serving).refused, COUNT_OF(bad) + 2);
@@ -522,7 +376,7 @@ static void bad_handshakes_are_refused(void **unused)
 
 	/* and the server goes on */
 	monitor = usual(&serving);
-	run_one(&monitor, "the next");
+	run_one(&serving, &monitor, "the next");
 	serving_end(&serving);
 }
 
@@ -538,14 +392,14 @@ static void too_many_sessions_are_refused(void **unused)
 	monitor = usual(&serving);
 	monitor.touchers = 0;
 	monitor.stay_ms = -1;
-	first = monitor_start(&monitor, path);
+	first = monitor_start(&monitor, serving.path);
 	assert_true(wait_until(get(&serving.begun) == 1));
-	assert_int_equal(monitor_wait(monitor_start(&monitor, path), LONG_MS), 2);
+	assert_int_equal(monitor_wait(monitor_start(&monitor, serving.path), LONG_MS), 2);
 	kill(first, SIGKILL);
 	monitor_wait(first, LONG_MS);
 	assert_true(wait_until(get(&serving.ended) == 1));
 	monitor = usual(&serving);
-	run_one(&monitor, "the next");
+	run_one(&serving, &monitor, "the next");
 	serving_end(&serving);
 }
 
@@ -566,7 +420,7 @@ static void what_cannot_be_opened_is_refused(void **unused)
 	assert_error(gr_pager_server_open(&serving.opts, &second), -ENOENT, "/nowhere");
 	serving.opts.prefetch = NULL;
 	serving_start(&serving);
-	assert_error(gr_pager_server_open(&serving.opts, &second), -EADDRINUSE, path);
+	assert_error(gr_pager_server_open(&serving.opts, &second), -EADDRINUSE, serving.path);
 	serving_end(&serving);
 	assert_ok(gr_pager_server_close(NULL));
 }
@@ -589,7 +443,7 @@ static void every_call_fails(void **unused)
 		monitor = usual(&serving);
 		monitor.length = 512 * KIB;
 		monitor.touchers = 1;
-		pid = monitor_start(&monitor, path);
+		pid = monitor_start(&monitor, serving.path);
 		arm(nth);
 		rc = gr_pager_server_open(&serving.opts, &serving.server);
 		if (rc < 0) {
@@ -600,10 +454,10 @@ static void every_call_fails(void **unused)
 			kill(pid, SIGKILL);
 			monitor_wait(pid, LONG_MS);
 			assert_int_equal(open_fds(), fds);
-			assert_int_equal(access(path, F_OK), -1);
+			assert_int_equal(access(serving.path, F_OK), -1);
 			continue;
 		}
-		serving.thread = thread_start(run, &serving);
+		serving_run(&serving);
 		if (wait_until(get(&serving.rc) || stats_now(&serving).accepted ||
 			       stats_now(&serving).refused || was_said(&serving, "accept")) &&
 		    get(&serving.rc) == 0)
@@ -644,7 +498,7 @@ static void a_record_that_fails_is_told(void **unused)
 	serving.opts.record = "/nowhere/at/all";
 	serving_start(&serving);
 	monitor = usual(&serving);
-	run_one(&monitor, "recorded");
+	run_one(&serving, &monitor, "recorded");
 	assert_true(wait_until(get(&serving.ended) == 1));
 	gr_pager_server_stop(serving.server);
 	thread_join(serving.thread);
@@ -673,8 +527,7 @@ int main(int argc, char **argv)
 	};
 
 	monitor_main(argc, argv);
-	snprintf(path, sizeof(path), "/tmp/guestram-pager-%d.sock", (int)getpid());
-	snprintf(order, sizeof(order), "%s.order", path);
+	snprintf(order, sizeof(order), "/tmp/guestram-pager-%d.order", (int)getpid());
 	alarm(170);
 	return cmocka_run_group_tests_name("pager's server", tests, NULL, NULL);
 }
