@@ -175,6 +175,15 @@ int gr__uffd_try_zero(int fd, uint64_t to, uint64_t length, uint64_t *done)
 	return rc;
 }
 
+int gr__uffd_try_map(int fd, uint64_t to, uint64_t length, uint64_t *done)
+{
+	struct uffdio_continue arg = {.range = {to, length}};
+	int rc = call(fd, UFFDIO_CONTINUE, &arg, "uffdio.continue");
+
+	*done = !rc ? length : arg.mapped > 0 ? (uint64_t)arg.mapped : 0;
+	return rc;
+}
+
 /* Give [to, to + length) what @from has, or zeroes when it is NULL. */
 static int fill(int fd, char *to, const char *from, uint64_t length, uint64_t page_size)
 {

@@ -52,9 +52,14 @@ int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
  * there; when nothing was done the address space is changing, and events may wait to be read.
  * -EEXIST: the page is there, and nobody was woken. -ENOENT: no such memory (any more). -ESRCH: no
  * such process. Faults: "uffdio.copy", "uffdio.zeropage".
+ *
+ * gr__uffd_try_map() maps what the file that is mapped there has: -EEXIST: a page is mapped
+ * already, -EFAULT: the file has none, -EINVAL: it is no such memory (shared memory and huge pages
+ * are). Fault: "uffdio.continue".
  */
 int gr__uffd_try_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done);
 int gr__uffd_try_zero(int fd, uint64_t to, uint64_t length, uint64_t *done);
+int gr__uffd_try_map(int fd, uint64_t to, uint64_t length, uint64_t *done);
 
 /* Make one that somebody gave us fit for poll(2). Fault: "uffd.adopt". */
 int gr__uffd_adopt(int fd);

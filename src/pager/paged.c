@@ -11,8 +11,6 @@
 #include "pager/paging.h"
 #include <errno.h>
 
-/* Bytes between two looks at what is waiting. */
-#define SLICE UINT64_C(65536)
 /* Zeroes of that many bytes are worth a mapping of their own, of at most so many of those. */
 #define UNWATCH_MIN (UINT64_C(2) << 20)
 #define UNWATCH_MAX 256
@@ -120,34 +118,70 @@ static uint64_t next_run(struct gr__paged *piece, uint64_t offset, uint64_t leng
 	while (*at < length &&
 	       (gr__paged_is_done(piece, offset + *at) || gr__paged_is_held(piece, offset + *at)))
 		*at += size;
-	while (*at + run < length && (!run || run + size <= SLICE) &&
+	while (*at + run < length && (!run || run + size <= GR__SLICE) &&
 	       !gr__paged_is_done(piece, offset + *at + run) &&
 	       !gr__paged_is_held(piece, offset + *at + run))
 		run += size;
 	return run;
 }
 
-/* Lock held: what the kernel answered for the page at @offset, nothing having been put there. */
-static int settle(struct gr__paged *piece, uint64_t offset, int rc)
+/* Lock held. */
+static int try_map(struct gr__paged *piece, uint64_t offset, uint64_t length, uint64_t *done)
+{
+	struct gr__paging *paging = piece->paging;
+	int rc;
+
+	*done = 0;
+	if (!piece->in_file)
+		return -EFAULT;
+	rc = gr__uffd_try_map(paging->uffd, piece->addr + offset, length, done);
+	piece->in_file = rc != -EINVAL;
+	piece->shares |= *done > 0;
+	gr__paged_finish(piece, offset, *done);
+	gr__paging_count(&paging->stats.shared, *done);
+	return rc == -EINVAL ? -EFAULT : rc;
+}
+
+/*
+ * Lock held: what the kernel answered for the page at @offset, nothing having been put there. So
+ * many bytes are *mapped instead.
+ */
+static int settle(struct gr__paged *piece, uint64_t offset, int rc, uint64_t *mapped)
 {
 	struct gr__paging *paging = piece->paging;
 
 	switch (rc) {
-	case -EEXIST: /* another thread of the process was faster, or another pager before us */
+	case -EEXIST: /* another was faster: a thread of the process, a sharer, a pager before us */
+		rc = try_map(piece, offset, piece->page_size, mapped);
+		if (rc != -EEXIST && rc != -EFAULT && rc != -ENOENT)
+			return rc;
+		break;
 	case -ENOENT: /* it is no such memory any more */
-		gr__paged_finish(piece, offset, piece->page_size);
-		gr__paging_count(&paging->stats.raced, 1);
-		return gr__uffd_wake(paging->uffd, piece->addr + offset, piece->page_size);
+	case -EFAULT: /* its file has become shorter */
+		break;
 	default:
 		return rc;
 	}
+	gr__paged_finish(piece, offset, piece->page_size);
+	gr__paging_count(&paging->stats.raced, 1);
+	return gr__uffd_wake(paging->uffd, piece->addr + offset, piece->page_size);
+}
+
+/* Lock not held: whoever waits for them has been woken; @given of these bytes are new. */
+static void tell(struct gr__paging *paging, unsigned index, uint64_t offset, uint64_t length,
+		 uint64_t given)
+{
+	uint64_t touched = length ? gr__paging_answered(paging, index, offset, length) : 0;
+
+	if (given > touched)
+		gr__paging_count(&paging->stats.prefetched, given - touched);
 }
 
 int gr__paged_put(struct gr__paging *paging, unsigned index, uint64_t offset, uint64_t length,
 		  const void *bytes, uint64_t *at)
 {
 	struct gr__paged *piece = &paging->pieces[index];
-	uint64_t run, done = 0, from;
+	uint64_t run, done = 0, from, mapped = 0;
 	bool settled = false;
 	int rc = 0;
 
@@ -163,27 +197,46 @@ int gr__paged_put(struct gr__paging *paging, unsigned index, uint64_t offset, ui
 		if (rc == -EAGAIN && done) {
 			rc = 0; /* it goes on from there */
 		} else if (rc < 0) {
-			rc = settle(piece, from + done, rc);
+			rc = settle(piece, from + done, rc, &mapped);
 			settled = !rc;
 		}
 	}
 	pthread_mutex_unlock(&paging->lock);
-	if (done) {
-		gr__paging_count(&paging->stats.copied, done);
-		gr__paging_count(&paging->stats.prefetched,
-				 done - gr__paging_answered(paging, index, from, done));
-	}
+	gr__paging_count(&paging->stats.copied, done);
+	tell(paging, index, from, done, done);
 	if (settled) {
-		gr__paging_answered(paging, index, from + done, piece->page_size);
+		tell(paging, index, from + done, piece->page_size, mapped);
 		*at += piece->page_size;
 	}
+	return rc;
+}
+
+int gr__paged_map(struct gr__paging *paging, unsigned index, uint64_t offset, uint64_t length,
+		  uint64_t *done)
+{
+	struct gr__paged *piece = &paging->pieces[index];
+	uint64_t given;
+	int rc;
+
+	GR_POINT("pager.map");
+	pthread_mutex_lock(&paging->lock);
+	rc = try_map(piece, offset, length, &given);
+	*done = given;
+	if (rc == -EAGAIN && given) {
+		rc = 0; /* it goes on from there */
+	} else if (rc < 0 && rc != -EFAULT) {
+		rc = settle(piece, offset, rc, &given);
+		*done = rc ? 0 : piece->page_size;
+	}
+	pthread_mutex_unlock(&paging->lock);
+	tell(paging, index, offset, *done, given);
 	return rc;
 }
 
 int gr__paged_put_zeroes(struct gr__paging *paging, unsigned index, uint64_t offset)
 {
 	struct gr__paged *piece = &paging->pieces[index];
-	uint64_t to = piece->addr + offset, done = 0;
+	uint64_t to = piece->addr + offset, done = 0, mapped;
 	int rc = 0;
 
 	pthread_mutex_lock(&paging->lock);
@@ -194,7 +247,7 @@ int gr__paged_put_zeroes(struct gr__paging *paging, unsigned index, uint64_t off
 			rc = gr__uffd_try_copy(paging->uffd, to, paging->zeroes, piece->page_size,
 					       &done);
 		if (rc < 0)
-			rc = settle(piece, offset, rc);
+			rc = settle(piece, offset, rc, &mapped);
 	}
 	pthread_mutex_unlock(&paging->lock);
 	if (!rc)

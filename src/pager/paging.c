@@ -95,13 +95,18 @@ uint64_t gr__paging_answered(struct gr__paging *paging, unsigned piece, uint64_t
 	return there;
 }
 
-static int add_waiting(struct gr__paging *paging, unsigned piece, uint64_t offset)
+static int add_waiting(struct gr__paging *paging, unsigned piece, uint64_t offset, bool minor)
 {
 	struct gr__paged *paged = &paging->pieces[piece];
+	size_t found = find_waiting(paging, piece, offset);
 	bool first;
 
-	if (find_waiting(paging, piece, offset) < paging->waiting_count)
+	paged->in_file |= minor;
+	paged->shares |= minor;
+	if (found < paging->waiting_count) {
+		paging->waiting[found].minor |= minor;
 		return 0;
+	}
 	if (!paging->waiting || paging->waiting_count == paging->waiting_room) {
 		size_t room = paging->waiting_room ? 2 * paging->waiting_room : 64;
 		struct gr__waiting *all = gr__alloc_array(room, sizeof(*all));
@@ -116,7 +121,7 @@ static int add_waiting(struct gr__paging *paging, unsigned piece, uint64_t offse
 		paging->waiting_room = room;
 	}
 	paging->waiting[paging->waiting_count++] =
-		(struct gr__waiting){piece, offset, gr__paging_now()};
+		(struct gr__waiting){piece, offset, gr__paging_now(), minor};
 	show_waiting(paging);
 	if (!paging->recording)
 		return 0;
@@ -182,7 +187,8 @@ static int take_event(struct gr__paging *paging, const struct gr__uffd_event *ev
 					(unsigned long long)event->addr);
 		return add_waiting(paging, (unsigned)piece,
 				   gr__align_down(event->addr - paging->pieces[piece].addr,
-						  paging->pieces[piece].page_size));
+						  paging->pieces[piece].page_size),
+				   event->minor);
 	case GR__UFFD_REMOVE:
 		remove_range(paging, event->addr, event->length);
 		return 0;
@@ -375,10 +381,12 @@ static int serve_from_source(struct gr__paging *paging, unsigned index, uint64_t
 	return FLIES;
 }
 
-static int serve(struct gr__paging *paging, unsigned index, uint64_t offset)
+static int serve(struct gr__paging *paging, const struct gr__waiting *waiting)
 {
-	struct gr__paged *piece = &paging->pieces[index];
+	struct gr__paged *piece = &paging->pieces[waiting->piece];
+	uint64_t offset = waiting->offset, mapped;
 	bool done, held;
+	int rc = -EFAULT;
 
 	pthread_mutex_lock(&paging->lock);
 	done = gr__paged_is_done(piece, offset);
@@ -386,9 +394,13 @@ static int serve(struct gr__paging *paging, unsigned index, uint64_t offset)
 	pthread_mutex_unlock(&paging->lock);
 	if (held)
 		return FLIES;
+	if (waiting->minor)
+		rc = gr__paged_map(paging, waiting->piece, offset, piece->page_size, &mapped);
+	if (rc != -EFAULT) /* else its file has it not, or not any more */
+		return outcome(paging, rc);
 	if (done)
-		return outcome(paging, gr__paged_put_zeroes(paging, index, offset));
-	return serve_from_source(paging, index, offset);
+		return outcome(paging, gr__paged_put_zeroes(paging, waiting->piece, offset));
+	return serve_from_source(paging, waiting->piece, offset);
 }
 
 static int serve_all(struct gr__paging *paging)
@@ -397,7 +409,7 @@ static int serve_all(struct gr__paging *paging)
 
 	while (i < paging->waiting_count) {
 		struct gr__waiting one = paging->waiting[i];
-		int rc = serve(paging, one.piece, one.offset);
+		int rc = serve(paging, &one);
 
 		if (rc < 0)
 			return rc;
@@ -579,22 +591,52 @@ static void look_at_order(struct gr__paging *paging)
 		set_figure(&paging->stats.working_set_ns, gr__paging_now() - paging->started);
 }
 
-static void fetch_ahead(struct gr__paging *paging)
+/*
+ * What the file has of a job's pages needs no read, which is then from the first hole to the last.
+ * Each page is asked for where the file has had some, else one of a slice.
+ */
+static int map_ahead(struct gr__paging *paging, struct gr__job *job)
+{
+	const struct gr__paged *piece = &paging->pieces[job->piece];
+	uint64_t at, end = job->offset + job->length, first = end, last = end, some;
+	int rc;
+
+	for (at = job->offset; at < end; at += some) {
+		rc = gr__paged_map(paging, job->piece, at, end - at, &some);
+		if (rc < 0 && rc != -EFAULT)
+			return outcome(paging, rc);
+		if (!rc)
+			continue;
+		some = piece->shares || piece->page_size > GR__SLICE ? piece->page_size : GR__SLICE;
+		if (some > end - at)
+			some = end - at;
+		if (first == end)
+			first = at;
+		last = at + some;
+	}
+	job->offset = first;
+	job->length = last - first;
+	return SERVED;
+}
+
+/* 1: something was done, and events may have come meanwhile. */
+static int fetch_ahead(struct gr__paging *paging)
 {
 	uint64_t offset, length, chunk, end;
 	unsigned index;
 
 	if (paging->recording || gr__paging_now() < paging->retry_at)
-		return;
+		return 0;
 	while (next_ahead(paging, &index, &offset, &length)) {
 		struct gr__paged *piece = &paging->pieces[index];
 		struct gr__job *job;
+		int rc = SERVED;
 
 		/* whole pages of the memory, that begin where the source likes it */
 		chunk = piece->page_size > GR__POOL_CHUNK ? piece->page_size : GR__POOL_CHUNK;
 		offset = gr__align_down(offset, piece->page_size);
 		if (!gr__align_up(length, piece->page_size, &length))
-			return;
+			return 0;
 		end = gr__align_down(piece->source_offset + offset, chunk) + chunk -
 		      piece->source_offset;
 		end = gr__align_down(end, piece->page_size);
@@ -604,13 +646,22 @@ static void fetch_ahead(struct gr__paging *paging)
 			length = chunk;
 		job = gr__pool_take(paging->pool, length, false);
 		if (!job)
-			return;
+			return 0;
 		job->paging = paging;
 		job->piece = index;
 		job->offset = offset;
-		paging->ahead_offset = offset + length;
-		submit(paging, job);
+		if (piece->in_file)
+			rc = map_ahead(paging, job);
+		if (rc == SERVED)
+			paging->ahead_offset = offset + length;
+		if (rc == SERVED && job->length)
+			submit(paging, job);
+		else
+			gr__pool_put(paging->pool, job);
+		if (rc != SERVED || piece->in_file)
+			return rc < 0 ? rc : rc == SERVED;
 	}
+	return 0;
 }
 
 /* ----------------------------------------------------------------------------------- the loop */
@@ -711,13 +762,16 @@ static int turn(struct gr__paging *paging)
 	if (!rc)
 		rc = serve_all(paging);
 	if (!rc)
-		some = install_some(paging);
-	if (rc < 0 || some < 0)
-		return rc < 0 ? rc : some;
+		some = rc = install_some(paging);
+	if (rc < 0)
+		return rc;
 	/* a touch from before the end may still be told of, and the kernel may be busy then */
 	if (paging->complete)
 		return wait_for_more(paging, paging->parked ? pause_ms(paging) : -1);
-	fetch_ahead(paging);
+	rc = fetch_ahead(paging);
+	if (rc < 0)
+		return rc;
+	some |= rc;
 	look_at_order(paging);
 	if (is_complete(paging)) {
 		complete(paging);
@@ -834,6 +888,8 @@ int gr__paging_open(struct gr__paging *paging, struct gr__paged *pieces, unsigne
 		uint64_t pages = pieces[i].length / pieces[i].page_size;
 
 		pieces[i].paging = paging;
+		/* of this process's memory only we fill the file */
+		pieces[i].in_file = !pieces[i].mem;
 		pieces[i].left = pages;
 		pieces[i].done = gr__alloc_array((pages + 63) / 64, sizeof(uint64_t));
 		if (!pieces[i].done)

@@ -2,17 +2,23 @@
 /*
  * One process's memory, in pieces, whose pages come from a source as they are touched.
  *
- *   event FAULT ─► `waiting` ─► page is done?  zeroes (or it is there: wake)
+ *   event FAULT ─► `waiting` ─► its file has the page?  map it
+ *                             ─► page is done?  zeroes (or it is there: wake)
  *                             ─► in the page cache: read now, copy
  *                             ─► else a job for the workers ─► `answers` ─► copy
  *   event REMOVE ─► its pages are done
- *   nothing waits ─► jobs for what is missing, recorded order first ─► `answers` ─► copy by slices
+ *   nothing waits ─► what is missing, recorded order first ─► its file has it?  map it
+ *                             ─► else jobs ─► `answers` ─► copy by slices
  *
  * Invariants:
  *  - A page is *done* when the source's bytes have been put there, or will never be: it was zero in
  *    the source, discarded, or is memory no more. What is done gets nothing from the source any
  *    more; whoever touches it and finds nothing gets zeroes. So nothing that was discarded comes
  *    back, whatever reads are under way.
+ *  - In another process memory may be a file that others map, too. What the file has is right,
+ *    whoever put it there: it is mapped, and never replaced. A discard is one of the file, or of a
+ *    private copy over it; what others put into the file after that is there again. See
+ *    models/share.pml.
  *  - Only the paging's own thread reads events, and only it puts pages into the memory. A copy that
  *    it decides on after it has read all events is either before the discard, which takes it away,
  *    or refused by the kernel (EAGAIN), since the event of that discard has not been read. See
@@ -35,6 +41,9 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+/* Bytes between two looks at what is waiting. */
+#define GR__SLICE UINT64_C(65536)
+
 struct gr__paged {
 	struct gr__filler filler;      /* in process; first: the piece is found by it */
 	struct gr__paging *paging;     /* const */
@@ -50,12 +59,15 @@ struct gr__paged {
 	uint64_t left;		       /* wr: lock: pages that are not */
 	bool ended;		       /* wr: lock: the memory is given up */
 	struct gr__filler_hold *holds; /* wr: lock */
+	bool in_file;		       /* the thread's: not known to be memory without a file */
+	bool shares;		       /* the thread's: a file has had some of its pages */
 };
 
 struct gr__waiting {
 	unsigned piece;
 	uint64_t offset; /* of the page, in the piece */
 	uint64_t since;	 /* ns */
+	bool minor;	 /* its file had the page when it was touched */
 };
 
 struct gr__paging {
@@ -151,6 +163,12 @@ int gr__paged_put(struct gr__paging *paging, unsigned piece, uint64_t offset, ui
 		  const void *bytes, uint64_t *at);
 /* A page that is done is touched. */
 int gr__paged_put_zeroes(struct gr__paging *paging, unsigned piece, uint64_t offset);
+/*
+ * Map what the file has from @offset on, at most @length bytes, done or not: so many are *done
+ * then. 0, -EFAULT (it has not that page; or there is no file), or -errno as above.
+ */
+int gr__paged_map(struct gr__paging *paging, unsigned piece, uint64_t offset, uint64_t length,
+		  uint64_t *done);
 
 /* All who wait for pages in there have been woken: bytes of their pages. */
 uint64_t gr__paging_answered(struct gr__paging *paging, unsigned piece, uint64_t offset,
