@@ -136,7 +136,7 @@ static int try_map(struct gr__paged *piece, uint64_t offset, uint64_t length, ui
 		return -EFAULT;
 	rc = gr__uffd_try_map(paging->uffd, piece->addr + offset, length, done);
 	piece->in_file = rc != -EINVAL;
-	piece->shares |= *done > 0;
+	piece->holes = *done ? 0 : piece->holes + (rc == -EFAULT);
 	gr__paged_finish(piece, offset, *done);
 	gr__paging_count(&paging->stats.shared, *done);
 	return rc == -EINVAL ? -EFAULT : rc;

@@ -25,6 +25,8 @@
 #define RETRY_LAST (1000 * MS)
 /* The kernel asks to wait: that long without a pause, then by the millisecond. */
 #define SPIN_NS (MS / 5)
+/* So many holes in a row make a file one that has little. */
+#define HOLES_FEW 256
 
 void gr__paging_count(uint64_t *counter, uint64_t more)
 {
@@ -102,7 +104,8 @@ static int add_waiting(struct gr__paging *paging, unsigned piece, uint64_t offse
 	bool first;
 
 	paged->in_file |= minor;
-	paged->shares |= minor;
+	if (minor)
+		paged->holes = 0;
 	if (found < paging->waiting_count) {
 		paging->waiting[found].minor |= minor;
 		return 0;
@@ -593,7 +596,7 @@ static void look_at_order(struct gr__paging *paging)
 
 /*
  * What the file has of a job's pages needs no read, which is then from the first hole to the last.
- * Each page is asked for where the file has had some, else one of a slice.
+ * Each page is asked for, and one of a slice when many in a row are holes.
  */
 static int map_ahead(struct gr__paging *paging, struct gr__job *job)
 {
@@ -607,7 +610,9 @@ static int map_ahead(struct gr__paging *paging, struct gr__job *job)
 			return outcome(paging, rc);
 		if (!rc)
 			continue;
-		some = piece->shares || piece->page_size > GR__SLICE ? piece->page_size : GR__SLICE;
+		some = piece->page_size;
+		if (piece->holes > HOLES_FEW && some < GR__SLICE)
+			some = GR__SLICE;
 		if (some > end - at)
 			some = end - at;
 		if (first == end)

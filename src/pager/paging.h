@@ -60,7 +60,7 @@ struct gr__paged {
 	bool ended;		       /* wr: lock: the memory is given up */
 	struct gr__filler_hold *holds; /* wr: lock */
 	bool in_file;		       /* the thread's: not known to be memory without a file */
-	bool shares;		       /* the thread's: a file has had some of its pages */
+	unsigned holes;		       /* the thread's: pages in a row that its file has not */
 };
 
 struct gr__waiting {

@@ -106,16 +106,18 @@ static const char *name_of(void *context, int block)
 static void end_session(struct gr_pager_server *server, struct session *session)
 {
 	struct gr_pager_stats stats;
-	char line[160];
+	char line[200];
 	int rc;
 
 	gr__paging_stop(&session->paging);
 	gr__paging_stats(&session->paging, &stats);
 	snprintf(line, sizeof(line),
-		 "session %llu ends: %llu faults, %llu of %llu MiB there, p50 %llu us, p99 %llu us",
+		 "session %llu ends: %llu faults, %llu of %llu MiB there, %llu shared, p50 %llu "
+		 "us, p99 %llu us",
 		 (unsigned long long)session->number, (unsigned long long)stats.faults,
 		 (unsigned long long)stats.bytes_there >> 20, (unsigned long long)stats.bytes >> 20,
-		 (unsigned long long)stats.p50_ns / 1000, (unsigned long long)stats.p99_ns / 1000);
+		 (unsigned long long)stats.shared >> 20, (unsigned long long)stats.p50_ns / 1000,
+		 (unsigned long long)stats.p99_ns / 1000);
 	say(server, GR_LOG_INFO, line);
 	if (session->paging.recording) {
 		rc = gr__order_save(&session->paging.record, server->record, name_of, server);

@@ -46,22 +46,31 @@ static char *page_at(uint64_t page)
 static void make_memory(unsigned regions)
 {
 	const struct monitor *how = own.how;
-	int flags = MAP_ANONYMOUS | (how->shared ? MAP_SHARED : MAP_PRIVATE);
+	int flags = how->shared ? MAP_SHARED : MAP_PRIVATE;
 	int huge = how->page_size > PAGE ? MAP_HUGETLB | 21 << MAP_HUGE_SHIFT : 0;
 	struct uffdio_api api = {.api = UFFD_API,
 				 .features = UFFD_FEATURE_EVENT_REMOVE |
 					     UFFD_FEATURE_MISSING_HUGETLBFS |
 					     UFFD_FEATURE_MISSING_SHMEM};
+	unsigned mode = UFFDIO_REGISTER_MODE_MISSING;
 	unsigned i;
 
+	if (!how->file)
+		flags |= MAP_ANONYMOUS | huge;
+	if (how->minor) {
+		api.features |= UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MINOR_HUGETLBFS;
+		mode |= UFFDIO_REGISTER_MODE_MINOR;
+	}
 	own.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | (how->blocking ? 0 : O_NONBLOCK));
 	if (own.uffd < 0 || ioctl(own.uffd, UFFDIO_API, &api) < 0)
 		leave(IMPOSSIBLE, "userfaultfd: %s", strerror(errno));
 	own.each = how->length / regions;
 	for (i = 0; i < regions; i++) {
-		struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+		struct uffdio_register reg = {.mode = mode};
 
-		own.memory[i] = mmap(NULL, own.each, PROT_READ | PROT_WRITE, flags | huge, -1, 0);
+		own.memory[i] =
+			mmap(NULL, own.each, PROT_READ | PROT_WRITE, flags,
+			     how->file ? how->file : -1, how->file ? (off_t)(i * own.each) : 0);
 		if (own.memory[i] == MAP_FAILED)
 			leave(IMPOSSIBLE, "mmap: %s", strerror(errno));
 		reg.range.start = (uintptr_t)own.memory[i];
@@ -171,14 +180,43 @@ static void shake_hands(const char *path, unsigned regions)
 
 /* ------------------------------------------------------------------------------------- work */
 
+/* Does a discarded page show what the file has had from the start? */
+static bool shows_file(uint64_t page)
+{
+	const struct monitor *how = own.how;
+
+	return how->filled && !how->shared && !(page * PAGE / how->page_size % how->filled);
+}
+
+/* Each word is the source's, or zero. */
+static bool is_either(uint64_t page, const unsigned char *copy)
+{
+	uint64_t data[PAGE / 8], words[PAGE / 8];
+	unsigned i;
+
+	memcpy(words, copy, PAGE);
+	pattern_fill(0, page * PAGE, data, PAGE);
+	for (i = 0; i < PAGE / 8 && (!words[i] || words[i] == data[i]); i++)
+		;
+	return i == PAGE / 8;
+}
+
+static bool is_right(uint64_t page, const unsigned char *copy, int before)
+{
+	bool zero = pattern_is_zero(own.how->source, page * PAGE);
+
+	if (before == 2 && own.how->marks && !zero)
+		return is_either(page, copy);
+	if (zero || (before == 2 && !shows_file(page)))
+		return zeroes_are(copy, PAGE);
+	return pattern_is(0, page * PAGE, copy, PAGE);
+}
+
 static void check_page(uint64_t page, const unsigned char *copy, int before)
 {
 	char text[200];
 
-	if (before == 2 ? zeroes_are(copy, PAGE)
-	    : pattern_is_zero(own.how->source, page * PAGE)
-		    ? zeroes_are(copy, PAGE)
-		    : pattern_is(0, page * PAGE, copy, PAGE))
+	if (is_right(page, copy, before))
 		return;
 	/* it may be half gone while that is under way */
 	if (before != 2 && get(&own.discarded[page]))
@@ -240,6 +278,21 @@ static void *discard_some(void *arg)
 	return arg;
 }
 
+static void write_all(void)
+{
+	uint64_t pages = own.how->length / PAGE, page;
+	uint64_t mark = (uint64_t)getpid() << 32;
+
+	for (page = 0; page < pages; page++)
+		for (uint64_t *word = (uint64_t *)page_at(page), i = 0; i < PAGE / 8; i++)
+			word[i] = mark + page;
+	for (page = 0; page < pages; page++)
+		for (uint64_t *word = (uint64_t *)page_at(page), i = 0; i < PAGE / 8; i++)
+			if (word[i] != mark + page)
+				leave(WRONG, "page %llu, word %llu: not what was written",
+				      (unsigned long long)page, (unsigned long long)i);
+}
+
 static void *watch_peer(void *arg)
 {
 	struct pollfd fd = {.fd = own.peer, .events = POLLIN};
@@ -258,7 +311,9 @@ static void run_monitor(const struct monitor *how, const char *path)
 	char byte;
 
 	own.how = how;
-	own.discarded = calloc(how->length / PAGE, sizeof(int));
+	own.discarded = how->marks ? mmap(NULL, how->length / PAGE * sizeof(int),
+					  PROT_READ | PROT_WRITE, MAP_SHARED, how->marks, 0)
+				   : calloc(how->length / PAGE, sizeof(int));
 	make_memory(regions);
 	shake_hands(path, regions);
 	if (!how->deaf)
@@ -276,6 +331,8 @@ static void run_monitor(const struct monitor *how, const char *path)
 	if (how->started && write(how->started, "x", 1) == 1 && read(how->go, &byte, 1) == 1)
 		for (page = 0; page < how->length / PAGE; page++)
 			check_page(page, (unsigned char *)page_at(page), 0);
+	if (how->writes)
+		write_all();
 	if (how->stay_ms)
 		poll(NULL, 0, how->stay_ms);
 	_exit(RIGHT);

@@ -25,6 +25,13 @@ struct monitor {
 	uint64_t length, page_size;
 	unsigned regions; /* of equal lengths, out of order; 0: 1 */
 	bool shared, blocking;
+	int file;	   /* descriptor of what it maps; 0: none */
+	unsigned filled;   /* every so manieth of its pages was the source's from the start, and a
+			      discard of private memory shows it again; 0: none */
+	int marks;	   /* descriptor of an int for each page, for all who discard pages of the
+			      file, which may be there again; 0: it is alone */
+	bool minor;	   /* registered for pages that the file has, too */
+	bool writes;	   /* after that each page gets bytes of its own, and keeps them */
 	unsigned touchers; /* threads that read all pages; 0: none */
 	bool discards;	   /* another madvise()s pages meanwhile */
 	bool system_calls; /* pages are read by write(2), too: faults in the kernel */
