@@ -12,9 +12,10 @@
  * file has the page, a mapping when it has not; both are, in the discarder's session, until its event
  * is read.
  *
- * The file has the page from the start, or not. The kernel may take it out of a page table at any
- * moment (reclaim). A pager's thread may be slow at any step, so that reads need no thread here. The first monitor discards it once; somebody who has no session takes it out of
- * the file once more, of which no event tells.
+ * The file has the page from the start, or not. The first monitor discards it once; once, either
+ * somebody who has no session takes it out of the file, of which no event tells, or the kernel takes
+ * it out of the page tables (reclaim). A pager's thread may be slow at any step, so that reads need
+ * no thread of their own here.
  *
  * MUTANT 0 holds shared: memory is the file
  * MUTANT 1 holds clones: memory is private, over the file

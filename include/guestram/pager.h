@@ -17,7 +17,8 @@
  *  - Who touches a page that is missing must be allowed to wait: not with a lock that the source
  *    needs.
  *  - Another process that maps the same shared memory finds zeroes where pages are missing, and
- *    makes them stay so. Let it in when all is there.
+ *    makes them stay so. Let it in when all is there, or with a session of its own at a server
+ *    (docs/pager.md, "Memory that is shared").
  *  - A fault inside a system call needs the right to handle it: vm.unprivileged_userfaultfd = 1, or
  *    CAP_SYS_PTRACE.
  */
@@ -148,7 +149,8 @@ struct gr_pager_opts {
  * @copied, @zeroed, @shared: bytes given by copy, as zeroes, by mapping what a shared file has
  * @prefetched:   bytes given before they were touched
  * @removed:      bytes discarded before they came, zero from then on
- * @raced:        answers that met a page that was there (EEXIST), memory that had gone (ENOENT)
+ * @raced:        answers that met a page that was mapped (EEXIST), memory that had gone (ENOENT,
+ *                EFAULT)
  * @parked:       answers that the kernel refused for a moment (EAGAIN) and that were given later
  * @failed_reads: of the source; each is tried again
  * @stalled:      1 while the source fails
