@@ -33,12 +33,23 @@ struct file {
 	uint64_t page_size;
 };
 
-/* Of which every @filled-th page is the source's. false: not possible here. */
-static bool file_new(struct file *file, const struct serving *serving, uint64_t page_size,
-		     unsigned filled)
+/* Every @filled-th page is the source's from now on. */
+static void fill(struct file *file, const struct serving *serving, unsigned filled)
 {
 	uint64_t at, page;
 
+	for (at = 0; filled && at < SERVED_LENGTH; at += filled * file->page_size)
+		for (page = at; page < at + file->page_size; page += PAGE)
+			if (pattern_is_zero(&serving->source, page))
+				memset(file->host + page, 0, PAGE);
+			else
+				pattern_fill(0, page, file->host + page, PAGE);
+}
+
+/* Filled as above. false: not possible here. */
+static bool file_new(struct file *file, const struct serving *serving, uint64_t page_size,
+		     unsigned filled)
+{
 	file->page_size = page_size;
 	file->fd = memfd_create("shared",
 				MFD_CLOEXEC | (page_size > PAGE ? MFD_HUGETLB | 21u << 26 : 0));
@@ -50,12 +61,7 @@ static bool file_new(struct file *file, const struct serving *serving, uint64_t 
 		print_message("no huge pages here\n");
 		return false;
 	}
-	for (at = 0; filled && at < SERVED_LENGTH; at += filled * page_size)
-		for (page = at; page < at + page_size; page += PAGE)
-			if (pattern_is_zero(&serving->source, page))
-				memset(file->host + page, 0, PAGE);
-			else
-				pattern_fill(0, page, file->host + page, PAGE);
+	fill(file, serving, filled);
 	return true;
 }
 
@@ -219,6 +225,41 @@ static void what_the_file_has_not_is_copied(void **unused)
 	}
 	with_huge_pages(0);
 	assert_true(possible >= 4);
+}
+
+/* By a sharer that is faster than the source. */
+static void what_is_filled_while_it_is_read_is_mapped(void **unused)
+{
+	struct gr_pager_server_stats stats;
+	struct monitor monitor;
+	struct serving serving;
+	struct file file;
+	struct gate gate;
+	pid_t pid;
+
+	serving_init(&serving);
+	gate_init(&gate);
+	serving.source.hold = &gate;
+	assert_true(file_new(&file, &serving, PAGE, 0));
+	serving_start(&serving);
+	monitor = sharer(&serving, &kinds[0], &file);
+	monitor.touchers = 0;
+	monitor.stay_ms = -1;
+	pid = monitor_start(&monitor, serving.path);
+	assert_true(wait_until(get(&serving.source.holding) == 2));
+	fill(&file, &serving, 1);
+	__atomic_store_n(&serving.source.hold, NULL, __ATOMIC_SEQ_CST);
+	gate_open(&gate);
+	assert_true(wait_until(get(&serving.complete) == 1));
+	stats = stats_now(&serving);
+	assert_int_equal(stats.pages.copied, 0);
+	assert_int_equal(stats.pages.raced, 0);
+	assert_int_equal(stats.pages.shared, data_bytes(&serving, PAGE, 0, false));
+	assert_int_equal(stats.pages.prefetched, stats.pages.shared);
+	kill(pid, SIGKILL);
+	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	serving_end(&serving);
+	file_end(&file);
 }
 
 /* Each page comes from the source once, whoever of them was first. */
@@ -516,6 +557,7 @@ int main(void)
 		cmocka_unit_test(what_the_file_has_is_mapped),
 		cmocka_unit_test(what_the_file_has_is_mapped_ahead),
 		cmocka_unit_test(what_the_file_has_not_is_copied),
+		cmocka_unit_test(what_is_filled_while_it_is_read_is_mapped),
 		cmocka_unit_test(sharers_fetch_a_page_once),
 		cmocka_unit_test(clones_write_apart),
 		cmocka_unit_test(a_private_discard_shows_the_file),
