@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * `guestram bench pager`: how long a touch of a missing page takes, beside a bare loop that copies
- * from memory; and what fetching in recorded order takes away.
+ * from memory; that of a page that a shared file has, beside a bare loop that maps it; and what
+ * fetching in recorded order takes away.
  *
  * Threads: main touches; the bare loop, or the pager's threads, answer. The bytes are in the page
- * cache: what is measured is the way, not a disk.
+ * cache: what is measured is the way, not a disk. Shared pages are the server's, which main hands
+ * its userfaultfd to, as a monitor does.
  */
 #include "bench.h"
 #include "cli.h"
@@ -18,9 +20,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define PAGE UINT64_C(4096)
@@ -30,13 +35,16 @@
 enum { TOUCHES = 4096, QUICK_TOUCHES = 512, RUNS = 192, RUN_PAGES = 8, THINK_NS = 25000 };
 
 struct world {
-	char path[64], order[80];
+	char path[64], order[80], socket[80];
 	char *image; /* mapped */
+	int file;    /* memory that has it all */
 	struct gr_page_source source;
 	struct gr_ram *ram;
 	uint32_t pages[PAGES]; /* all, in a random order */
 	double ns[TOUCHES];
-	int uffd, stop[2];
+	char *host;	/* what is touched, and watched by */
+	int uffd, stop; /* stop: event */
+	bool minor;	/* it is the file's */
 };
 
 /* ------------------------------------------------------------------------------------- set-up */
@@ -47,6 +55,7 @@ static int make_image(struct world *world)
 
 	snprintf(world->path, sizeof(world->path), "/tmp/guestram-bench-%d", (int)getpid());
 	snprintf(world->order, sizeof(world->order), "%s.order", world->path);
+	snprintf(world->socket, sizeof(world->socket), "%s.sock", world->path);
 	fd = open(world->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)LENGTH) < 0)
 		return cli_fail(errno, "bench pager: %s", world->path), -EIO;
@@ -56,6 +65,9 @@ static int make_image(struct world *world)
 		return cli_fail(errno, "bench pager: %s", world->path), -ENOMEM;
 	for (uint64_t i = 0; i < PAGES; i++)
 		memset(world->image + i * PAGE, (int)(i % 255) + 1, PAGE);
+	world->file = memfd_create("guestram-bench", MFD_CLOEXEC);
+	if (world->file < 0 || write(world->file, world->image, LENGTH) != (ssize_t)LENGTH)
+		return cli_fail(errno, "bench pager: no shared memory"), -EIO;
 	return 0;
 }
 
@@ -96,14 +108,51 @@ static bool touch_all(struct world *world, const char *host, int count)
 	return true;
 }
 
-/* -------------------------------------------------------------------------------- bare copies */
+static int touch_some(struct world *world, const char *host, int touches)
+{
+	/* the first is not counted: by then the other side has begun */
+	return touch(host, world->pages[PAGES - 1]) && touch_all(world, host, touches) ? 0 : -EIO;
+}
 
-static void *copy_bare(void *context)
+/* ------------------------------------------------------------------------------- a bare loop */
+
+static void unwatch(struct world *world)
+{
+	close(world->uffd);
+	munmap(world->host, LENGTH);
+}
+
+/* Memory of which no page is mapped yet, and its userfaultfd. */
+static int watch(struct world *world, bool minor)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = minor ? UFFD_FEATURE_MINOR_SHMEM : 0};
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING |
+					      (minor ? UFFDIO_REGISTER_MODE_MINOR : 0)};
+	int rc;
+
+	world->minor = minor;
+	world->host =
+		mmap(NULL, LENGTH, PROT_READ | PROT_WRITE,
+		     minor ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, minor ? world->file : -1, 0);
+	if (world->host == MAP_FAILED)
+		return -ENOMEM;
+	world->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	reg.range.start = (uintptr_t)world->host;
+	reg.range.len = LENGTH;
+	if (world->uffd >= 0 && ioctl(world->uffd, UFFDIO_API, &api) >= 0 &&
+	    ioctl(world->uffd, UFFDIO_REGISTER, &reg) >= 0)
+		return 0;
+	rc = -errno;
+	unwatch(world);
+	return rc;
+}
+
+static void *answer_bare(void *context)
 {
 	const struct world *world = context;
 	struct pollfd fds[2] = {{.fd = world->uffd, .events = POLLIN},
-				{.fd = world->stop[0], .events = POLLIN}};
-	const uint64_t base = *(const uint64_t *)world->ns; /* its address, for want of a place */
+				{.fd = world->stop, .events = POLLIN}};
+	const uint64_t base = (uintptr_t)world->host;
 	struct uffd_msg msg;
 
 	for (;;) {
@@ -116,47 +165,32 @@ static void *copy_bare(void *context)
 				.src = (uintptr_t)world->image + (at - base),
 				.len = PAGE,
 			};
+			struct uffdio_continue map = {.range = {at, PAGE}};
 
-			ioctl(world->uffd, UFFDIO_COPY, &copy);
+			if (world->minor)
+				ioctl(world->uffd, UFFDIO_CONTINUE, &map);
+			else
+				ioctl(world->uffd, UFFDIO_COPY, &copy);
 		}
 	}
 }
 
-static int run_bare(struct world *world, int touches)
+static int run_bare(struct world *world, int touches, bool minor)
 {
-	struct uffdio_api api = {.api = UFFD_API};
-	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-	char *host = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	pthread_t thread;
-	int rc = -EIO;
+	int rc = watch(world, minor);
 
-	if (host == MAP_FAILED)
-		return -ENOMEM;
-	world->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (world->uffd < 0)
-		rc = -errno;
-	reg.range.start = (uintptr_t)host;
-	reg.range.len = LENGTH;
-	if (world->uffd < 0 || ioctl(world->uffd, UFFDIO_API, &api) < 0 ||
-	    ioctl(world->uffd, UFFDIO_REGISTER, &reg) < 0 || pipe2(world->stop, O_CLOEXEC) < 0)
-		goto unmap;
-	memcpy(world->ns, &reg.range.start, sizeof(uint64_t));
-	rc = -pthread_create(&thread, NULL, copy_bare, world);
+	if (rc < 0)
+		return rc;
+	world->stop = eventfd(0, EFD_CLOEXEC);
+	rc = world->stop < 0 ? -errno : -pthread_create(&thread, NULL, answer_bare, world);
 	if (!rc) {
-		/* the first is not counted: by then the thread has read the address */
-		rc = touch(host, world->pages[PAGES - 1]) ? 0 : -EIO;
-		if (!rc)
-			rc = touch_all(world, host, touches) ? 0 : -EIO;
-		close(world->stop[1]);
+		rc = touch_some(world, world->host, touches);
+		eventfd_write(world->stop, 1);
 		pthread_join(thread, NULL);
-	} else {
-		close(world->stop[1]);
 	}
-	close(world->stop[0]);
-unmap:
-	if (world->uffd >= 0)
-		close(world->uffd);
-	munmap(host, LENGTH);
+	close(world->stop);
+	unwatch(world);
 	return rc;
 }
 
@@ -187,9 +221,7 @@ static int run_pager(struct world *world, int touches)
 		return rc;
 	rc = gr_pager_open(world->ram, &world->source, &opts, &pager);
 	if (!rc) {
-		rc = touch(host, world->pages[PAGES - 1]) ? 0 : -EIO;
-		if (!rc)
-			rc = touch_all(world, host, touches) ? 0 : -EIO;
+		rc = touch_some(world, host, touches);
 		gr_pager_close(pager);
 	}
 	gr_block_delete(block);
@@ -197,15 +229,101 @@ static int run_pager(struct world *world, int touches)
 	return rc;
 }
 
-static int measure_service(struct bench *bench, struct world *world)
+/* As a monitor does; the connection, or -errno. */
+static int shake_hands(const struct world *world)
 {
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {{0}};
+	char text[120];
+	struct iovec iov = {text, 0};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", world->socket);
+	iov.iov_len = (size_t)snprintf(
+		text, sizeof(text), "[{\"base_host_virt_addr\": %llu, \"size\": %llu}]",
+		(unsigned long long)(uintptr_t)world->host, (unsigned long long)LENGTH);
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &world->uffd, sizeof(int));
+	if (fd >= 0 && !connect(fd, (struct sockaddr *)&addr, sizeof(addr)) &&
+	    sendmsg(fd, &msg, MSG_NOSIGNAL) == (ssize_t)iov.iov_len)
+		return fd;
+	rc = -errno;
+	close(fd);
+	return rc;
+}
+
+static void *run_server(void *context)
+{
+	gr_pager_server_run(context);
+	return NULL;
+}
+
+static int run_shared(struct world *world, int touches)
+{
+	const struct gr_pager_server_opts opts = {
+		.socket_path = world->socket,
+		.source = &world->source,
+		.flags = GR_PAGER_NO_PREFETCH,
+	};
+	struct gr_pager_server_stats stats;
+	struct gr_pager_server *server;
+	pthread_t thread;
+	int rc = watch(world, true), peer;
+
+	if (rc < 0)
+		return rc;
+	rc = gr_pager_server_open(&opts, &server);
+	if (rc < 0)
+		goto unwatch_memory;
+	rc = -pthread_create(&thread, NULL, run_server, server);
+	if (rc < 0)
+		goto close_server;
+	peer = rc = shake_hands(world);
+	if (peer >= 0)
+		rc = touch_some(world, world->host, touches);
+	gr_pager_server_get_stats(server, &stats);
+	if (!rc && stats.pages.shared != (uint64_t)(touches + 1) * PAGE)
+		rc = -EIO;
+	gr_pager_server_stop(server);
+	pthread_join(thread, NULL);
+	if (peer >= 0)
+		close(peer);
+close_server:
+	gr_pager_server_close(server);
+unwatch_memory:
+	unwatch(world);
+	return rc;
+}
+
+static int run_way(struct world *world, int touches, bool minor, int way)
+{
+	return !way    ? run_bare(world, touches, minor)
+	       : minor ? run_shared(world, touches)
+		       : run_pager(world, touches);
+}
+
+static int measure_service(struct bench *bench, struct world *world, bool minor)
+{
+	const char *names[] = {minor ? "poll, read, UFFDIO_CONTINUE" : "poll, read, UFFDIO_COPY",
+			       "guestram"};
+	const char *what =
+		minor ? "touch of a page that a shared file has" : "touch of a missing page";
 	double p50[2][BENCH_REPETITIONS_MAX], p99[2][BENCH_REPETITIONS_MAX];
-	static const char *const names[] = {"poll, read, UFFDIO_COPY", "guestram"};
 	int touches = bench->quick ? QUICK_TOUCHES : TOUCHES, rc;
 
 	for (int i = 0; i < bench->repetitions; i++) {
 		for (int way = 0; way < 2; way++) {
-			rc = way ? run_pager(world, touches) : run_bare(world, touches);
+			rc = run_way(world, touches, minor, way);
 			if (rc < 0)
 				return cli_fail_gr(rc, "bench pager: %s", names[way]), rc;
 			p50[way][i] = bench_percentile(world->ns, touches, 0.5);
@@ -214,13 +332,16 @@ static int measure_service(struct bench *bench, struct world *world)
 	}
 	for (int way = 0; way < 2; way++)
 		bench_row(bench,
-			  json_pack("{s:s, s:s, s:f, s:f}", "what", "touch of a missing page", "by",
-				    names[way], "p50_us",
-				    bench_median(p50[way], bench->repetitions) / 1e3, "p99_us",
-				    bench_median(p99[way], bench->repetitions) / 1e3));
-	bench_goal(bench, "fault service, p50, guestram / bare copy",
+			  json_pack("{s:s, s:s, s:f, s:f}", "what", what, "by", names[way],
+				    "p50_us", bench_median(p50[way], bench->repetitions) / 1e3,
+				    "p99_us", bench_median(p99[way], bench->repetitions) / 1e3));
+	bench_goal(bench,
+		   minor ? "minor fault service, p50, guestram / bare map"
+			 : "fault service, p50, guestram / bare copy",
 		   bench_ratio(p50[1], p50[0], bench->repetitions), AT_MOST, 1.3);
-	bench_goal(bench, "fault service, p99, guestram / bare copy",
+	bench_goal(bench,
+		   minor ? "minor fault service, p99, guestram / bare map"
+			 : "fault service, p99, guestram / bare copy",
 		   bench_ratio(p99[1], p99[0], bench->repetitions), AT_MOST, 2);
 	return 0;
 }
@@ -305,6 +426,7 @@ int bench_pager(struct bench *bench)
 	if (!world)
 		return cli_fail(ENOMEM, "bench pager"), -ENOMEM;
 	world->image = MAP_FAILED;
+	world->file = -1;
 	shuffle(world->pages, PAGES);
 	rc = make_image(world);
 	if (rc < 0)
@@ -317,7 +439,11 @@ int bench_pager(struct bench *bench)
 		goto close_source;
 	}
 	out_progress("pager: touches");
-	rc = measure_service(bench, world);
+	rc = measure_service(bench, world, false);
+	if (!rc) {
+		out_progress("pager: touches of shared pages");
+		rc = measure_service(bench, world, true);
+	}
 	if (!rc) {
 		out_progress("pager: starts");
 		rc = measure_starts(bench, world);
@@ -328,6 +454,8 @@ close_source:
 unlink_image:
 	if (world->image != MAP_FAILED)
 		munmap(world->image, LENGTH);
+	if (world->file >= 0)
+		close(world->file);
 	unlink(world->path);
 	unlink(world->order);
 	free(world);
