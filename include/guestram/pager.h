@@ -305,7 +305,8 @@ struct gr_pager_server_stats {
  * @server: result; ended by gr_pager_server_close()
  *
  * A monitor connects and sends one JSON array with its userfaultfd, as docs/pager.md describes;
- * from then on its pages come from the source. The connection stays open for as long as the
+ * from then on its pages come from the source, but for those that a file has which it maps: they
+ * are mapped, and so shared by all who map it. The connection stays open for as long as the
  * session; when either side goes, it is over.
  *
  * Context: any thread. Return: 0, -EINVAL, -ENOENT (@block), -ENAMETOOLONG, -EADDRINUSE, -EBADMSG

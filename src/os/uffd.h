@@ -50,8 +50,8 @@ int gr__uffd_zero(int fd, void *addr, uint64_t length, uint64_t page_size);
 /*
  * One call of the kernel's: so many bytes are *done then, whatever is returned. -EAGAIN: go on from
  * there; when nothing was done the address space is changing, and events may wait to be read.
- * -EEXIST: the page is there, and nobody was woken. -ENOENT: no such memory (any more). -ESRCH: no
- * such process. Faults: "uffdio.copy", "uffdio.zeropage".
+ * -EEXIST: the page is there, and nobody was woken. -ENOENT: no such memory (any more). -EFAULT: it
+ * is past the end of its file. -ESRCH: no such process. Faults: "uffdio.copy", "uffdio.zeropage".
  *
  * gr__uffd_try_map() maps what the file that is mapped there has: -EEXIST: a page is mapped
  * already, -EFAULT: the file has none, -EINVAL: it is no such memory (shared memory and huge pages

@@ -262,6 +262,38 @@ static void what_is_filled_while_it_is_read_is_mapped(void **unused)
 	file_end(&file);
 }
 
+/* By a sharer, while its pages are read. Touching them is SIGBUS then, and no affair of the
+ * pager's. */
+static void a_file_that_gets_shorter_ends_no_session(void **unused)
+{
+	struct monitor monitor;
+	struct serving serving;
+	struct file file;
+	struct gate gate;
+	pid_t pid;
+
+	serving_init(&serving);
+	gate_init(&gate);
+	serving.source.hold = &gate;
+	assert_true(file_new(&file, &serving, PAGE, 0));
+	serving_start(&serving);
+	monitor = sharer(&serving, &kinds[0], &file);
+	monitor.touchers = 0;
+	monitor.stay_ms = -1;
+	pid = monitor_start(&monitor, serving.path);
+	assert_true(wait_until(get(&serving.source.holding) == 2));
+	assert_int_equal(ftruncate(file.fd, MIB), 0);
+	__atomic_store_n(&serving.source.hold, NULL, __ATOMIC_SEQ_CST);
+	gate_open(&gate);
+	assert_true(wait_until(get(&serving.complete) == 1));
+	assert_true(stats_now(&serving).pages.raced > 0);
+	assert_true(stats_now(&serving).pages.copied <= MIB);
+	kill(pid, SIGKILL);
+	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	serving_end(&serving);
+	file_end(&file);
+}
+
 /* Each page comes from the source once, whoever of them was first. */
 static void sharers_fetch_a_page_once(void **unused)
 {
@@ -558,6 +590,7 @@ int main(void)
 		cmocka_unit_test(what_the_file_has_is_mapped_ahead),
 		cmocka_unit_test(what_the_file_has_not_is_copied),
 		cmocka_unit_test(what_is_filled_while_it_is_read_is_mapped),
+		cmocka_unit_test(a_file_that_gets_shorter_ends_no_session),
 		cmocka_unit_test(sharers_fetch_a_page_once),
 		cmocka_unit_test(clones_write_apart),
 		cmocka_unit_test(a_private_discard_shows_the_file),
