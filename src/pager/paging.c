@@ -893,7 +893,7 @@ int gr__paging_open(struct gr__paging *paging, struct gr__paged *pieces, unsigne
 		uint64_t pages = pieces[i].length / pieces[i].page_size;
 
 		pieces[i].paging = paging;
-		/* of this process's memory only we fill the file */
+		/* memory of this process was emptied, and only we fill it */
 		pieces[i].in_file = !pieces[i].mem;
 		pieces[i].left = pages;
 		pieces[i].done = gr__alloc_array((pages + 63) / 64, sizeof(uint64_t));

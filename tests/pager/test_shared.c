@@ -294,8 +294,8 @@ static void a_file_that_gets_shorter_ends_no_session(void **unused)
 	file_end(&file);
 }
 
-/* Each page comes from the source once, whoever of them was first. */
-static void sharers_fetch_a_page_once(void **unused)
+/* Whoever of them was first. */
+static void a_page_is_copied_once_for_all(void **unused)
 {
 	enum { SHARERS = 4 };
 	unsigned possible = 0;
@@ -591,7 +591,7 @@ int main(void)
 		cmocka_unit_test(what_the_file_has_not_is_copied),
 		cmocka_unit_test(what_is_filled_while_it_is_read_is_mapped),
 		cmocka_unit_test(a_file_that_gets_shorter_ends_no_session),
-		cmocka_unit_test(sharers_fetch_a_page_once),
+		cmocka_unit_test(a_page_is_copied_once_for_all),
 		cmocka_unit_test(clones_write_apart),
 		cmocka_unit_test(a_private_discard_shows_the_file),
 		cmocka_unit_test(touches_against_discards_by_sharers),
