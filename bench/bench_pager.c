@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * `guestram bench pager`: how long a touch of a missing page takes, beside a bare loop that copies
- * from memory; that of a page that a shared file has, beside a bare loop that maps it; and what
- * fetching in recorded order takes away.
+ * from memory; that of a page that a shared file has, beside a bare loop that maps it; all of
+ * memory in both ways; and what fetching in recorded order takes away.
  *
  * Threads: main touches; the bare loop, or the pager's threads, answer. The bytes are in the page
  * cache: what is measured is the way, not a disk. Shared pages are the server's, which main hands
@@ -268,17 +268,25 @@ static void *run_server(void *context)
 	return NULL;
 }
 
-static int run_shared(struct world *world, int touches)
+/* What main does while a server has its memory. */
+struct use {
+	int (*run)(struct world *world, struct gr_pager_server *server, struct use *use);
+	bool minor;
+	unsigned flags; /* of the server */
+	int touches;
+	double ms;
+};
+
+static int run_served(struct world *world, struct use *use)
 {
 	const struct gr_pager_server_opts opts = {
 		.socket_path = world->socket,
 		.source = &world->source,
-		.flags = GR_PAGER_NO_PREFETCH,
+		.flags = use->flags,
 	};
-	struct gr_pager_server_stats stats;
 	struct gr_pager_server *server;
 	pthread_t thread;
-	int rc = watch(world, true), peer;
+	int rc = watch(world, use->minor), peer;
 
 	if (rc < 0)
 		return rc;
@@ -290,10 +298,7 @@ static int run_shared(struct world *world, int touches)
 		goto close_server;
 	peer = rc = shake_hands(world);
 	if (peer >= 0)
-		rc = touch_some(world, world->host, touches);
-	gr_pager_server_get_stats(server, &stats);
-	if (!rc && stats.pages.shared != (uint64_t)(touches + 1) * PAGE)
-		rc = -EIO;
+		rc = use->run(world, server, use);
 	gr_pager_server_stop(server);
 	pthread_join(thread, NULL);
 	if (peer >= 0)
@@ -305,10 +310,34 @@ unwatch_memory:
 	return rc;
 }
 
+static int touch_shared(struct world *world, struct gr_pager_server *server, struct use *use)
+{
+	struct gr_pager_server_stats stats;
+	int rc = touch_some(world, world->host, use->touches);
+
+	gr_pager_server_get_stats(server, &stats);
+	/* the last one may not be counted yet */
+	return rc < 0 || stats.pages.shared >= (uint64_t)use->touches * PAGE ? rc : -EIO;
+}
+
+static int wait_for_all(struct world *world, struct gr_pager_server *server, struct use *use)
+{
+	struct gr_pager_server_stats stats;
+
+	do {
+		usleep(1000);
+		gr_pager_server_get_stats(server, &stats);
+	} while (!stats.pages.complete_ns && !stats.ended && !stats.refused);
+	use->ms = (double)stats.pages.complete_ns / 1e6;
+	return stats.pages.shared == (use->minor ? LENGTH : 0) && touch(world->host, 5) ? 0 : -EIO;
+}
+
 static int run_way(struct world *world, int touches, bool minor, int way)
 {
+	struct use use = {touch_shared, minor, GR_PAGER_NO_PREFETCH, touches, 0};
+
 	return !way    ? run_bare(world, touches, minor)
-	       : minor ? run_shared(world, touches)
+	       : minor ? run_served(world, &use)
 		       : run_pager(world, touches);
 }
 
@@ -343,6 +372,31 @@ static int measure_service(struct bench *bench, struct world *world, bool minor)
 		   minor ? "minor fault service, p99, guestram / bare map"
 			 : "fault service, p99, guestram / bare copy",
 		   bench_ratio(p99[1], p99[0], bench->repetitions), AT_MOST, 2);
+	return 0;
+}
+
+static int measure_all(struct bench *bench, struct world *world)
+{
+	double ms[2][BENCH_REPETITIONS_MAX];
+	int rc;
+
+	for (int i = 0; i < bench->repetitions; i++) {
+		for (int minor = 0; minor < 2; minor++) {
+			struct use use = {wait_for_all, minor, 0, 0, 0};
+
+			rc = run_served(world, &use);
+			if (rc < 0)
+				return cli_fail_gr(rc, "bench pager: all of memory"), rc;
+			ms[minor][i] = use.ms;
+		}
+	}
+	for (int minor = 0; minor < 2; minor++)
+		bench_row(bench,
+			  json_pack("{s:s, s:s, s:f, s:i}", "what", "all of memory", "pages come",
+				    minor ? "by mapping a shared file's" : "by copying", "ms",
+				    bench_median(ms[minor], bench->repetitions), "faults", 0));
+	bench_goal(bench, "all of memory, mapping / copying",
+		   bench_ratio(ms[1], ms[0], bench->repetitions), AT_MOST, 0.5);
 	return 0;
 }
 
@@ -443,6 +497,10 @@ int bench_pager(struct bench *bench)
 	if (!rc) {
 		out_progress("pager: touches of shared pages");
 		rc = measure_service(bench, world, true);
+	}
+	if (!rc) {
+		out_progress("pager: all of memory");
+		rc = measure_all(bench, world);
 	}
 	if (!rc) {
 		out_progress("pager: starts");
