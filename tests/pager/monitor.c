@@ -404,8 +404,12 @@ static int write_orders(const struct monitor *monitor, const char *path)
  * nothing, since each of its locks may be held by a thread that it has not. */
 pid_t monitor_start(const struct monitor *monitor, const char *path)
 {
-	int inherited[] = {write_orders(monitor, path), monitor->started, monitor->go,
-			   monitor->send_fd};
+	int inherited[] = {write_orders(monitor, path),
+			   monitor->started,
+			   monitor->go,
+			   monitor->send_fd,
+			   monitor->file,
+			   monitor->marks};
 	char number[16], way[] = "--monitor", *argv[] = {executable, way, number, NULL};
 	posix_spawn_file_actions_t actions;
 	pid_t pid;

@@ -142,7 +142,7 @@ static void what_the_file_has_is_mapped(void **unused)
 				    data_bytes(&serving, kind->page_size, 0, false));
 			if (i % 2)
 				assert_int_equal(stats.pages.prefetched, 0);
-			assert_non_null(strstr(serving.said, "shared"));
+			assert_true(was_said(&serving, "shared"));
 			possible++;
 		}
 		serving_end(&serving);
@@ -583,7 +583,7 @@ static void answers_that_race(void **unused)
 	}
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_the_file_has_is_mapped),
@@ -599,6 +599,7 @@ int main(void)
 		cmocka_unit_test(answers_that_race),
 	};
 
+	monitor_main(argc, argv);
 	alarm(170);
 	return cmocka_run_group_tests_name("pager's server of shared memory", tests, NULL, NULL);
 }
