@@ -146,11 +146,12 @@ static void say64(uint64_t value)
 
 static void say_data(uint64_t offset, uint64_t length)
 {
-	for (uint64_t i = 0; i < length; i++) {
-		uint8_t byte = byte_at(offset + i);
+	static uint8_t bytes[SIZE_MAX_HERE];
+	uint64_t i;
 
-		say(&byte, 1);
-	}
+	for (i = 0; i < length && i < sizeof(bytes); i++)
+		bytes[i] = byte_at(offset + i);
+	say(bytes, i);
 }
 
 static void say_raw(void)
