@@ -251,6 +251,7 @@ void gr__paging_answer(struct gr__paging *paging, struct gr__job *job)
 
 static void submit(struct gr__paging *paging, struct gr__job *job)
 {
+	job->early = !paging->ahead_order_done;
 	job->flying = paging->flying;
 	paging->flying = job;
 	paging->flying_count++;
@@ -586,12 +587,20 @@ static bool next_ahead(struct gr__paging *paging, unsigned *index, uint64_t *off
 	return false;
 }
 
-/* Is all that the order names there, or on its way no more? */
+/* Is all that the order names there? What was asked for after it may still be under way. */
 static void look_at_order(struct gr__paging *paging)
 {
-	if (!paging->stats.working_set_ns && paging->order && paging->ahead_order_done &&
-	    !paging->flying && !paging->installing.first)
-		set_figure(&paging->stats.working_set_ns, gr__paging_now() - paging->started);
+	const struct gr__job *job;
+
+	if (paging->stats.working_set_ns || !paging->order || !paging->ahead_order_done)
+		return;
+	for (job = paging->flying; job; job = job->flying)
+		if (job->early)
+			return;
+	for (job = paging->installing.first; job; job = job->next)
+		if (job->early)
+			return;
+	set_figure(&paging->stats.working_set_ns, gr__paging_now() - paging->started);
 }
 
 /*

@@ -28,6 +28,7 @@ struct gr__job {
 	struct gr__paging *paging;
 	unsigned piece;	 /* of the paging */
 	bool touched;	 /* somebody waits for it */
+	bool early;	 /* asked for before all that the order names was */
 	int rc;		 /* of the read */
 	uint64_t offset; /* in the piece */
 	uint64_t length;

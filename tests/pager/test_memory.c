@@ -677,6 +677,32 @@ static void a_recorded_order_is_fetched_first(void **unused)
 	unlink(path);
 }
 
+/* Its moment is told when it has come, not when what was asked for after it has come, too. */
+static void a_working_set_is_there_before_the_rest(void **unused)
+{
+	const unsigned delay_us = 20000;
+	struct gr_block *block = new_anon(ram, "b0", 4 * MIB, 4 * MIB);
+	struct gr_pager_opts opts = {.prefetch = path};
+	struct pattern_source source;
+	struct gr_pager_stats stats;
+	struct gr_pager *pager;
+	FILE *file = fopen(path, "w");
+
+	assert_non_null(file);
+	fputs("guestram working set 1\nblock b0\n384000 1000\n3000 3000\n", file);
+	fclose(file);
+	pattern_source_init(&source, 1, 4 * MIB);
+	source.delay_us = delay_us;
+	assert_ok(gr_pager_open(ram, &source.source, &opts, &pager));
+	assert_ok(gr_pager_wait(pager, -1));
+	stats = pager_stats(pager);
+	assert_true(stats.working_set_ns >= delay_us * UINT64_C(1000));
+	assert_true(stats.complete_ns > stats.working_set_ns + delay_us * UINT64_C(1000));
+	assert_ok(gr_pager_close(pager));
+	delete_block(block);
+	unlink(path);
+}
+
 static void damaged_working_sets_are_refused(void **unused)
 {
 	static const char *const bad[] = {
@@ -760,6 +786,7 @@ int main(void)
 		cmocka_unit_test(a_slow_read_holds_up_no_other),
 		cmocka_unit_test(what_never_comes_raises_sigbus),
 		cmocka_unit_test(a_recorded_order_is_fetched_first),
+		cmocka_unit_test(a_working_set_is_there_before_the_rest),
 		cmocka_unit_test(damaged_working_sets_are_refused),
 		cmocka_unit_test(memory_is_bounded),
 	};
