@@ -2,10 +2,11 @@
 /*
  * `guestram bench snapshot`: saving and loading on tmpfs beside what they are made of, copying
  * memory and writing a file, or libzstd alone, each with two threads; the pause of a guest that
- * writes; what a sparse image costs when it is loaded.
+ * writes. Lazy restores and clones have files of their own: bench_restore.c, bench_clones.c.
  *
  * Threads: two for each piece that is measured; a guest in one part.
  */
+#include "bench_snapshot.h"
 #include "bench.h"
 #include "cli.h"
 #include "out.h"
@@ -47,12 +48,19 @@ struct share {
 	int rc;
 };
 
-static int make_block(struct gr_ram **ram, struct gr_block **block, uint64_t length)
+int bench_snapshot_block(struct gr_ram **ram, struct gr_block **block, uint64_t length, char **host)
 {
 	struct gr_block_opts opts = {.name = "ram", .backing = GR_BACKING_MEMFD, .length = length};
+	struct gr_block_info info;
 	int rc = gr_ram_open(NULL, ram);
 
-	return rc ? rc : gr_block_new(*ram, &opts, block);
+	if (!rc)
+		rc = gr_block_new(*ram, &opts, block);
+	if (rc < 0)
+		return rc;
+	gr_block_get_info(*block, &info);
+	*host = info.host;
+	return 0;
 }
 
 /* Half of each page is hard to pack. */
@@ -160,7 +168,8 @@ static double load(struct world *world)
 	struct gr_block *block;
 	struct gr_ram *ram = NULL;
 	double begin, seconds = 0;
-	int rc = make_block(&ram, &block, world->length);
+	char *host;
+	int rc = bench_snapshot_block(&ram, &block, world->length, &host);
 
 	begin = bench_now();
 	if (!rc)
@@ -302,59 +311,12 @@ static int pauses(struct bench *bench, struct world *world)
 	return 0;
 }
 
-/* --------------------------------------------------------------------------------------- sparse */
-
-static int sparse(struct bench *bench, const char *file)
-{
-	uint64_t length = 16 * GIB, data = bench->quick ? 16 * MIB : 256 * MIB, at;
-	struct gr_snapshot *snapshot = NULL;
-	struct gr_ram *ram = NULL;
-	struct gr_block *block;
-	struct gr_block_info info;
-	long before, after = 0;
-	int rc = make_block(&ram, &block, length);
-
-	out_progress("snapshot: a sparse image");
-	if (!rc) {
-		gr_block_get_info(block, &info);
-		for (at = 0; at < data; at += PAGE) /* each 64th page, more or less */
-			((char *)info.host)[at * (length / data)] = 1;
-		rc = gr_snapshot_save(ram, file, NULL, NULL);
-	}
-	if (ram)
-		gr_ram_close(ram);
-	ram = NULL;
-	before = bench_rss_kib();
-	if (!rc)
-		rc = make_block(&ram, &block, length);
-	if (!rc)
-		rc = gr_snapshot_open(file, NULL, &snapshot);
-	if (!rc)
-		rc = gr_snapshot_load(snapshot, ram, NULL, NULL);
-	gr_snapshot_close(snapshot);
-	after = bench_rss_kib();
-	if (ram)
-		gr_ram_close(ram);
-	if (rc < 0)
-		return cli_fail_gr(rc, "bench snapshot: a sparse image"), rc;
-	bench_row(bench,
-		  json_pack("{s:s, s:I, s:I, s:f}", "what", "load of a sparse image", "MiB",
-			    (json_int_t)(length / MIB), "MiB of content", (json_int_t)(data / MIB),
-			    "RSS grows by, MiB", (double)(after - before) / 1024));
-	bench_goal(bench, "RSS growth / content, sparse image",
-		   (double)(after - before) * 1024 / (double)data, AT_MOST, 1.2);
-	return 0;
-}
-
 static int world_init(struct world *world, uint64_t length)
 {
-	struct gr_block_info info;
-	int rc = make_block(&world->ram, &world->block, length);
+	int rc = bench_snapshot_block(&world->ram, &world->block, length, &world->host);
 
 	if (rc < 0)
 		return cli_fail_gr(rc, "bench snapshot"), rc;
-	gr_block_get_info(world->block, &info);
-	world->host = info.host;
 	world->length = length;
 	fill(world->host, length);
 	return 0;
@@ -392,7 +354,11 @@ int bench_snapshot(struct bench *bench)
 	if (world.ram)
 		gr_ram_close(world.ram);
 	if (!rc)
-		rc = sparse(bench, world.file);
+		rc = bench_clones(bench, world.file);
+#ifdef CLI_PAGER
+	if (!rc)
+		rc = bench_restore(bench, world.file);
+#endif
 	unlink(world.file);
 	return rc;
 }

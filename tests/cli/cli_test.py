@@ -160,7 +160,11 @@ ROW_KEYS = {
             {"target", "what", "depth", "server", "changes_s", "quiet_p99_us", "changing_p99_us", "ratio"}],
     "snapshot": [{"what", "MiB", "threads", "GB_s"},
                  {"what", "MiB", "ms", "rounds", "KiB in the pause"},
-                 {"what", "MiB", "MiB of content", "RSS grows by, MiB"}],
+                 {"what", "memory", "clones", "start, ms each", "touches, ms each", "all, s",
+                  "private, MiB each", "seen and shared, MiB each", "page tables, KiB each"},
+                 {"what", "layout", "MiB", "MiB of content", "first access, ms",
+                  "working set there, ms", "all there, ms", "load instead, ms", "RSS grows by, MiB",
+                  "load: RSS grows by, MiB"}],
     "migrate": [{"socket", "receiver", "read_write_gb_s", "guestram_gb_s", "ratio"},
                 {"socket", "channels", "zstd", "guestram_gb_s"},
                 {"what", "read_gb_s", "looked_at_gb_s", "ratio", "moved_gb_s"},
@@ -211,6 +215,15 @@ def test_bench(which):
         check_goal(goal, result)
     failed = any(goal["met"] is False for goal in figures["goals"])
     expect(result.returncode == int(failed), "exit code 1 when a goal is not met", result)
+    if which == "snapshot":
+        memory = [goal for goal in figures["goals"]
+                  if goal["name"].startswith(("RSS growth", "private memory"))]
+        expect(len(memory) == 13 and all(goal["met"] for goal in memory),
+               "a sparse image costs its content, a clone what it wrote", result)
+        for row in figures["rows"]:
+            if "layout" in row:
+                expect(0 < row["working set there, ms"] < row["all there, ms"],
+                       "moments one after the other", result)
     if which == "lookup":
         shapes = {(r["ranges"], r["lookups"], r["threads"], r["addresses"]) for r in figures["rows"]}
         threads = 2 if len(os.sched_getaffinity(0)) > 1 else 1

@@ -18,101 +18,16 @@ that it needs is not there.
 import asyncio
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 
 sys.dont_write_bytecode = True
-DEMO = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "demo")
-sys.path.insert(0, DEMO)
 
-from guest import Guest  # noqa: E402
-from process import Failure, Process, listens, until  # noqa: E402
-from qmp import Qmp, QmpError  # noqa: E402
+from guests import (Failure, Process, QmpError, command, end, expect, make_disk, memory_of, missing,
+                    prepare, qemu_below, run, start, until)
 
 PROGRAM = os.path.realpath(sys.argv[1])
 CLONES = int(sys.argv[3]) if sys.argv[2:3] == ["--clones"] else 8
-MIB = 256
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(what)
-
-
-def command(kernel, folder, name, disk):
-    """QEMU as the saved guest and its clones have it; a clone's memory is put in its place."""
-    return ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-accel", "tcg", "-smp", "1", "-m", f"{MIB}M", "-machine", "q35,memory-backend=ram",
-            "-object", f"memory-backend-memfd,id=ram,size={MIB}M,share=on",
-            "-kernel", f"{kernel}/vmlinuz", "-initrd", f"{kernel}/initramfs",
-            "-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
-            "-blockdev", f"driver=file,filename={disk},node-name=file",
-            "-blockdev", "driver=qcow2,file=file,node-name=disk",
-            "-device", "virtio-blk-pci,drive=disk",
-            "-serial", f"file:{folder}/{name}console",
-            "-serial", f"unix:{folder}/{name}worker,server=on,wait=off",
-            "-qmp", f"unix:{folder}/{name}qmp,server=on,wait=off",
-            "-qmp", f"unix:{folder}/{name}save,server=on,wait=off"]
-
-
-async def start(words, folder, name):
-    """The guest, and when its line said something first, in seconds from now."""
-    began = time.monotonic()
-    process = await Process.start(f"QEMU {name}", words, f"{folder}/{name}log")
-    try:
-        await until(f"{name} listens", 30,
-                    lambda: listens(f"{folder}/{name}worker", f"{folder}/{name}qmp"), process)
-        reader, writer = await asyncio.open_unix_connection(f"{folder}/{name}worker")
-        qmp = await asyncio.wait_for(Qmp.connect(f"{folder}/{name}qmp"), 20)
-    except BaseException:
-        await process.stop()
-        raise
-    guest = Guest(process, qmp, reader, writer, f"{folder}/{name}console")
-    await until(f"{name} says something", 40, lambda: guest.figures, process)
-    return guest, time.monotonic() - began
-
-
-async def end(guest):
-    """It checks all of its disk and powers off, in the time that a crowd needs."""
-    await guest.tell("stop", "done", 60)
-    status = await guest.process.wait(60)
-    expect(not guest.complaints and not guest.figures["bad"] and not guest.figures["errors"] and
-           status == 0, f"every block of its disk is right: {guest.figures} {guest.complaints} "
-           f"{status} {guest.process.tail()}")
-
-
-def program(*arguments):
-    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=60,
-                          stdin=subprocess.DEVNULL, check=False)
-    expect(done.returncode == 0, f"guestram {' '.join(arguments)}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def make_disk(path, base=None):
-    backing = ["-b", base, "-F", "qcow2"] if base else []
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, path] +
-                   ([] if base else ["24M"]), check=True, timeout=20)
-
-
-def memory_of(pid, mount):
-    """KiB of the guest's memory in the QEMU below this process, by the kernel's words for them."""
-    figures = {}
-    children = subprocess.run(["pgrep", "-P", str(pid), "qemu-system"], capture_output=True, text=True,
-                              check=False).stdout.split()
-    for child in children:
-        with open(f"/proc/{child}/smaps", encoding="utf-8") as smaps:
-            ours = False
-            for line in smaps:
-                if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                    ours = mount in line
-                elif ours and line.endswith("kB\n"):
-                    word, value = line.split()[:2]
-                    figures[word[:-1]] = figures.get(word[:-1], 0) + int(value)
-    return figures
 
 
 class Clones:
@@ -140,7 +55,7 @@ class Clones:
     async def save_child(self, guest, child):
         """The first of those that are shared, as a child of the snapshot; QEMU ends."""
         parent, path = child
-        told = json.loads(program("qemu", "save", "--json", "--quit", "--parent", parent, "--qmp",
+        told = json.loads(run(PROGRAM, "qemu", "save", "--json", "--quit", "--parent", parent, "--qmp",
                                   f"{self.folder}/shared-1-save", path))
         await until("the saved clone ends", 20, lambda: not guest.process.running)
         expect(not guest.process.child.returncode, f"guestram's exit code: {guest.process.tail()}")
@@ -170,7 +85,7 @@ class Clones:
                 expect(guest.figures["ok"] >= saved["ok"], f"it goes on from {saved}: {guest.figures}")
             await until("all of them verify their disks", 40, lambda: all(
                 guest.figures["ok"] > saved["ok"] + 5 for guest in guests))
-            memory = [memory_of(guest.process.pid, self.mount) for guest in guests]
+            memory = [memory_of(qemu_below(guest.process.pid), self.mount) for guest in guests]
             if child:
                 await self.save_child(guests[0], child)
             await asyncio.gather(*(end(guest) for guest in guests[bool(child):]))
@@ -199,7 +114,7 @@ async def boot(kernel, folder):
     try:
         await until("its disk works", 20, lambda: guest.figures.get("ok", 0) > 20, guest.process)
         snapshot = f"{folder}/guest.snapshot"
-        told = json.loads(program("qemu", "save", "--json", "--quit", "--qmp",
+        told = json.loads(run(PROGRAM, "qemu", "save", "--json", "--quit", "--qmp",
                                   f"{folder}/saved-save", snapshot))
         await until("QEMU ends", 10, lambda: not guest.process.running)
     finally:
@@ -210,8 +125,7 @@ async def boot(kernel, folder):
 
 
 async def check(folder):
-    kernel = subprocess.run([f"{DEMO}/prepare", "--quiet"], check=True, text=True,
-                            stdout=subprocess.PIPE).stdout.strip()
+    kernel = prepare()
     snapshot, saved = await boot(kernel, folder)
     clones = Clones(kernel, folder)
     try:
@@ -228,11 +142,8 @@ async def check(folder):
 
 
 def main():
-    missing = [tool for tool in ("qemu-system-x86_64", "qemu-img", "busybox", "cpio", "setpriv",
-                                 "fusermount3") if not shutil.which(tool)]
-    missing += [] if os.access("/dev/fuse", os.R_OK | os.W_OK) else ["/dev/fuse"]
-    if missing:
-        print(f"skip: not there: {', '.join(missing)}")
+    if missing():
+        print(f"skip: not there: {', '.join(missing())}")
         return 77
     with tempfile.TemporaryDirectory(prefix="guestram-clones-") as folder:
         try:
