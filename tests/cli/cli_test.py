@@ -218,7 +218,7 @@ def test_bench(which):
     if which == "snapshot":
         memory = [goal for goal in figures["goals"]
                   if goal["name"].startswith(("RSS growth", "private memory"))]
-        # the image is 16 times as long; the small ones of a quick run cost the pager's own, too
+        # images are 4 to 64 times as long; small ones cost what the pager itself needs, too
         expect(len(memory) == 13 and all(goal["value"] < 2 for goal in memory),
                "a sparse image costs its content, a clone what it wrote", result)
         for row in figures["rows"]:
