@@ -102,7 +102,9 @@ static int all_right(const struct image *image, const char *host)
 /* Opened, paged, and a page of the working set touched; with @record instead, all of that set. */
 static int restore(const struct image *image, bool record, struct moments *moments)
 {
-	const struct gr_pager_opts opts = {.record = record ? image->order : NULL,
+	/* 16 MiB of 256, as by default; shorter images keep to the same share */
+	const struct gr_pager_opts opts = {.max_buffers = image->data / 16,
+					   .record = record ? image->order : NULL,
 					   .prefetch = record ? NULL : image->order};
 	struct gr_snapshot *snapshot = NULL;
 	struct gr_page_source source = {0};
