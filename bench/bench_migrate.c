@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * `guestram bench migrate`: how fast a guest's memory is moved, beside a loop of write() and one of
- * read() that move the same bytes over the same kind of socket; and what its parts cost. How long a
- * guest stands still is in bench_migrate_down.c.
+ * read() that move the same bytes over the same kind of socket, and beside the same loops when both
+ * hash each page, which is what a move can come to that looks at its bytes; and what its parts
+ * cost. How long a guest stands still is in bench_migrate_down.c.
  *
  * Source and destination are two RAMs of this process. Memory of the destination is what it is when
  * a receiver begins: discarded before each piece, for both contenders, or filled beforehand.
@@ -21,10 +22,18 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#ifdef GR__XXH_DISPATCH
+#include <xxh_x86dispatch.h>
+#else
+#include <xxhash.h>
+#endif
 
 #define PAGE UINT64_C(4096)
 #define MIB (UINT64_C(1) << 20)
-#define CHUNK MIB /* of one read() or write() of the plain loop */
+#define CHUNK MIB			   /* of one read() or write() of the plain loop */
+#define HASHED_CHUNK (UINT64_C(128) << 10) /* of the one that hashes: it is in the cache then */
+
+enum contender { PLAIN, HASHED, OURS };
 
 static const char *const kinds[] = {[BENCH_TCP] = "TCP, loopback", [BENCH_UNIX] = "unix"};
 
@@ -121,6 +130,7 @@ void bench_hang_up(struct bench_way *way)
 struct receiver {
 	struct bench_side *side;
 	const struct bench_way *way;
+	enum contender contender;
 	int rc;
 };
 
@@ -136,33 +146,49 @@ static void *receive(void *arg)
 	return NULL;
 }
 
+/* Each whole page of [*from, to) gets its hash. */
+static void hash_pages(const struct bench_side *side, uint64_t *from, uint64_t to)
+{
+	uint64_t sum = 0;
+
+	for (; *from + PAGE <= to; *from += PAGE)
+		sum ^= XXH3_64bits(side->host + *from, PAGE);
+	__asm__ volatile("" : : "r"(sum)); /* it is wanted */
+}
+
 static void *read_plainly(void *arg)
 {
 	struct receiver *receiver = arg;
-	uint64_t done = 0;
+	bool hashed = receiver->contender == HASHED;
+	uint64_t done = 0, at = 0, chunk = hashed ? HASHED_CHUNK : CHUNK;
 
 	while (done < receiver->side->length) {
 		uint64_t left = receiver->side->length - done;
 		ssize_t got = read(receiver->way->to[0], receiver->side->host + done,
-				   left < CHUNK ? left : CHUNK);
+				   left < chunk ? left : chunk);
 
 		if (got <= 0) {
 			receiver->rc = got ? -errno : -EPIPE;
 			break;
 		}
 		done += (uint64_t)got;
+		if (hashed)
+			hash_pages(receiver->side, &at, done);
 	}
 	return NULL;
 }
 
-static int write_plainly(const struct bench_side *side, int fd)
+static int write_plainly(const struct bench_side *side, int fd, bool hashed)
 {
-	uint64_t done = 0;
+	uint64_t done = 0, at = 0, chunk = hashed ? HASHED_CHUNK : CHUNK;
 
 	while (done < side->length) {
-		uint64_t left = side->length - done;
-		ssize_t put = write(fd, side->host + done, left < CHUNK ? left : CHUNK);
+		uint64_t left = side->length - done, length = left < chunk ? left : chunk;
+		ssize_t put;
 
+		if (hashed)
+			hash_pages(side, &at, done + length);
+		put = write(fd, side->host + done, length);
 		if (put < 0)
 			return -errno;
 		done += (uint64_t)put;
@@ -180,11 +206,11 @@ static int same_memory(const struct bench_side *from, const struct bench_side *t
 
 /* One piece, in ns; sockets are made anew for each. 0 or -errno, said. */
 static int transfer(struct bench_side *from, struct bench_side *to, struct bench_way *way,
-		    bool plain, double *ns)
+		    enum contender contender, double *ns)
 {
 	const struct gr_migrate_opts opts = {
 		.fds = way->from, .fd_count = way->channels, .zstd_level = way->zstd};
-	struct receiver receiver = {to, way, 0};
+	struct receiver receiver = {to, way, contender, 0};
 	pthread_t thread;
 	double begin;
 	int rc = bench_connect(way), error;
@@ -192,13 +218,14 @@ static int transfer(struct bench_side *from, struct bench_side *to, struct bench
 	if (rc < 0)
 		return bench_hang_up(way), rc;
 	begin = bench_now();
-	error = pthread_create(&thread, NULL, plain ? read_plainly : receive, &receiver);
+	error = pthread_create(&thread, NULL, contender == OURS ? receive : read_plainly,
+			       &receiver);
 	if (error) {
 		bench_hang_up(way);
 		return cli_fail(error, "bench migrate: a thread"), -error;
 	}
-	if (plain)
-		rc = write_plainly(from, way->from[0]);
+	if (contender != OURS)
+		rc = write_plainly(from, way->from[0], contender == HASHED);
 	else
 		rc = gr_migrate_send(from->ram, &opts, NULL);
 	if (rc < 0)
@@ -229,30 +256,36 @@ static int beside_plain(struct bench *bench, struct bench_side *from, struct ben
 			enum bench_socket kind, bool fresh)
 {
 	static double plain[BENCH_REPETITIONS_MAX], ours[BENCH_REPETITIONS_MAX];
+	static double hashed[BENCH_REPETITIONS_MAX];
 	struct bench_way way = {.kind = kind, .channels = 1};
 	int n = bench->repetitions, r, rc = 0;
 	double ignored, ratio;
 	char name[96];
 
 	out_progress("migrate: %s", kinds[kind]);
-	rc = transfer(from, to, &way, true, &ignored); /* to warm up */
+	rc = transfer(from, to, &way, PLAIN, &ignored); /* to warm up */
 	for (r = 0; r < n && !rc; r++) {
 		if (fresh)
 			rc = bench_side_empty(to);
 		if (!rc)
-			rc = transfer(from, to, &way, true, &plain[r]);
+			rc = transfer(from, to, &way, PLAIN, &plain[r]);
 		if (!rc && fresh)
 			rc = bench_side_empty(to);
 		if (!rc)
-			rc = transfer(from, to, &way, false, &ours[r]);
+			rc = transfer(from, to, &way, HASHED, &hashed[r]);
+		if (!rc && fresh)
+			rc = bench_side_empty(to);
+		if (!rc)
+			rc = transfer(from, to, &way, OURS, &ours[r]);
 	}
 	if (rc < 0)
 		return rc;
 	ratio = bench_ratio(plain, ours, n);
-	bench_row(bench,
-		  json_pack("{s:s, s:s, s:f, s:f, s:f}", "socket", kinds[kind], "receiver",
-			    fresh ? "empty" : "populated", "read_write_gb_s", gb_s(from, plain, n),
-			    "guestram_gb_s", gb_s(from, ours, n), "ratio", ratio));
+	bench_row(bench, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f}", "socket", kinds[kind],
+				   "receiver", fresh ? "empty" : "populated", "read_write_gb_s",
+				   gb_s(from, plain, n), "hashed_gb_s", gb_s(from, hashed, n),
+				   "guestram_gb_s", gb_s(from, ours, n), "hashed_ratio",
+				   bench_ratio(plain, hashed, n), "ratio", ratio));
 	snprintf(name, sizeof(name), "guestram / read and write, %s, receiver %s", kinds[kind],
 		 fresh ? "empty" : "populated");
 	bench_goal(bench, name, ratio, AT_LEAST, 0.80);
@@ -275,7 +308,7 @@ static int by_channels(struct bench *bench, struct bench_side *from, struct benc
 			for (r = 0; r < n && !rc; r++) {
 				rc = bench_side_empty(to);
 				if (!rc)
-					rc = transfer(from, to, &way, false, &ns[r]);
+					rc = transfer(from, to, &way, OURS, &ns[r]);
 			}
 			if (rc < 0)
 				return rc;
@@ -338,7 +371,7 @@ static int zeroes(struct bench *bench, struct bench_side *to)
 		looked[r] = bench_now() - begin;
 		rc = bench_side_empty(to);
 		if (!rc)
-			rc = transfer(&zero, to, &way, false, &moved[r]);
+			rc = transfer(&zero, to, &way, OURS, &moved[r]);
 	}
 	if (!rc && other)
 		rc = (cli_fail(0, "bench migrate: memory is not zero"), -EIO);
