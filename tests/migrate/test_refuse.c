@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Q28: blocks that do not fit are refused before anything is changed; and failures on either side.
  */
+#include "huge_pages.h"
 #include "pair.h"
 
 enum odd { MISSING, RENAMED, MORE, BIGGER, SMALLER, LONGER_MAX, OTHER_PAGES, READ_ONLY_THERE };
@@ -36,11 +37,7 @@ static void make_odd(struct pair *pair, enum odd odd)
 		opts.host = memory;
 		opts.flags = GR_READ_ONLY;
 	}
-	if (gr_block_new(to->ram, &opts, &block) < 0 && odd == OTHER_PAGES) {
-		print_message("no huge pages: %s\n", gr_last_error());
-		pair_close(pair);
-		skip();
-	}
+	assert_ok(gr_block_new(to->ram, &opts, &block));
 	to->low = block;
 }
 
@@ -99,7 +96,10 @@ static void q28_longer_max(void **unused)
 
 static void q28_other_pages(void **unused)
 {
+	if (!get_huge_pages(2 * MIB, LOW_BYTES / (2 * MIB)))
+		skip();
 	refuse(OTHER_PAGES, "block low", "pages of 4096 bytes there, of 2097152 here");
+	put_huge_pages();
 }
 
 static void q28_read_only(void **unused)
