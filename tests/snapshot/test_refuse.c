@@ -2,9 +2,14 @@
 /*
  * What does not fit is refused, with both values, and changes nothing; what is damaged is found.
  */
+#define XXH_INLINE_ALL
+#include "snapshot/wire.h"
 #include "world.h"
 #include <fcntl.h>
 #include <guestram/plug.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <xxhash.h>
 
 /* ------------------------------------------------------------------------------------ Q28: load */
 
@@ -225,6 +230,66 @@ static void every_byte_counts(void **unused)
 	}
 }
 
+/* The header's two hashes, as of one who means to deceive. */
+static void seal(unsigned char *bytes, size_t size)
+{
+	struct wire_header *header = (struct wire_header *)bytes;
+	XXH3_state_t *state = XXH3_createState();
+	XXH128_canonical_t digest;
+	uint64_t hash;
+
+	XXH3_128bits_reset(state);
+	XXH3_128bits_update(state, bytes, offsetof(struct wire_header, digest));
+	XXH3_128bits_update(state, bytes + header->tail, size - header->tail);
+	XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(state));
+	XXH3_freeState(state);
+	memcpy(header->digest, &digest, sizeof(digest));
+	hash = XXH3_64bits(bytes, WIRE_HASH_AT);
+	memcpy(bytes + WIRE_HASH_AT, &hash, sizeof(hash));
+}
+
+/* Each chunk has the right hash, and the second one's bytes are a part of the first one's. */
+static void chunks_that_overlap_are_found(void **unused)
+{
+	struct gr_snapshot_opts opts = {.layout = GR_SNAPSHOT_PACKED};
+	struct rng rng = {7};
+	struct gr_snapshot *snapshot;
+	struct wire_header *header;
+	struct wire_entry *entries;
+	struct gr_block *block;
+	unsigned char *bytes;
+	struct gr_ram *ram;
+	struct stat stat;
+	int fd;
+
+	assert_ok(gr_ram_open(NULL, &ram));
+	block = new_anon(ram, "mem", 2 * WIRE_CHUNK, 2 * WIRE_CHUNK);
+	for (uint64_t at = 0; at < 2 * WIRE_CHUNK - PAGE; at += 8) /* nothing to pack */
+		*(uint64_t *)(host_of(block) + at) = rng_next(&rng);
+	assert_ok(gr_snapshot_save(ram, file_at("over"), &opts, NULL));
+	assert_ok(gr_ram_close(ram));
+	assert_ok(open_and_verify("over"));
+
+	fd = open(file_at("over"), O_RDWR | O_CLOEXEC);
+	assert_int_equal(fstat(fd, &stat), 0);
+	bytes = mmap(NULL, (size_t)stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(bytes != MAP_FAILED);
+	header = (struct wire_header *)bytes;
+	entries = (struct wire_entry *)(bytes + header->tail + header->manifest_length);
+	assert_int_equal(header->index_length, 2 * sizeof(*entries));
+	assert_int_equal(entries[0].stored, WIRE_CHUNK);
+	assert_int_equal(entries[1].stored, WIRE_CHUNK - PAGE);
+	entries[1].place = entries[0].place + PAGE;
+	entries[1].hash = XXH3_64bits(bytes + entries[1].place, entries[1].stored);
+	seal(bytes, (size_t)stat.st_size);
+	munmap(bytes, (size_t)stat.st_size);
+	close(fd);
+
+	assert_ok(gr_snapshot_open(file_at("over"), NULL, &snapshot));
+	assert_error(gr_snapshot_verify(snapshot, NULL, NULL), -EBADMSG, "chunks overlap");
+	gr_snapshot_close(snapshot);
+}
+
 /* Cut, or damaged, after it was opened: no wrong byte is given. */
 static void damage_after_opening(void **unused)
 {
@@ -282,6 +347,7 @@ int main(void)
 		cmocka_unit_test(read_only_blocks_are_compared),
 		cmocka_unit_test(the_parent_is_the_parent),
 		cmocka_unit_test(every_byte_counts),
+		cmocka_unit_test(chunks_that_overlap_are_found),
 		cmocka_unit_test(damage_after_opening),
 		cmocka_unit_test(what_is_malformed_is_refused),
 	};
