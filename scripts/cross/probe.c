@@ -6,9 +6,11 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/kvm.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -54,6 +56,17 @@ static int noreplace_is_known(void)
 	return again == MAP_FAILED && errno == EEXIST;
 }
 
+static int uring_is_known(void)
+{
+	return syscall(SYS_io_uring_setup, 0, NULL) < 0 && errno != ENOSYS;
+}
+
+/* What it does not know is no descriptor's either. */
+static int ioctls_of_kvm_are_known(void)
+{
+	return ioctl(-1, KVM_GET_API_VERSION, 0) < 0 && errno == EBADF;
+}
+
 static void leave(int number)
 {
 	(void)number;
@@ -83,7 +96,8 @@ int main(void)
 	} probes[] = {
 		{"madvise", madvise_acts},	   {"numa", numa_is_known},
 		{"hugetlb", hugetlb_is_known},	   {"sigbus", sigbus_is_sent},
-		{"noreplace", noreplace_is_known},
+		{"noreplace", noreplace_is_known}, {"uring", uring_is_known},
+		{"kvm", ioctls_of_kvm_are_known},
 	};
 	size_t i;
 
