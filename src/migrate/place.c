@@ -18,10 +18,6 @@
 #include <guestram/mark.h>
 #include <string.h>
 
-/* Bytes that are read before they are compared: a part of the second cache, and of a socket. */
-#define PART (UINT64_C(128) << 10)
-#define PART_PAGES (PART / WIRE_PAGE)
-
 static int broken(struct gr__reader *reader, const char *what)
 {
 	return gr__session_fail(&reader->receiver->session, -EBADMSG,
@@ -185,59 +181,28 @@ static int note_torn(struct gr__receiver *receiver, struct gr__moved *moved, uin
 	return 0;
 }
 
-/* Pages that just came have the hashes of the head from @page on? Wrong ones become bits. */
-static uint64_t find_torn(struct gr__reader *reader, const struct iovec *pieces, int count,
-			  uint64_t *page)
+/* The hashes of what stands in guest memory now; wrong ones become bits. True: some are. */
+static bool find_torn(struct gr__reader *reader, const struct gr__moved *moved)
 {
-	uint64_t torn = 0, at;
-	int i;
-
-	for (i = 0; i < count; i++)
-		for (at = 0; at < pieces[i].iov_len; at += WIRE_PAGE, ++*page) {
-			const char *host = pieces[i].iov_base;
-
-			if (XXH3_64bits(host + at, WIRE_PAGE) == le64toh(reader->hashes[*page]))
-				continue;
-			gr__bits_put(reader->torn, *page, 1, true);
-			torn++;
-		}
-	return torn;
-}
-
-/*
- * Read to their places and compared, part by part: a part is compared while it is in the cache, and
- * the sender's next one comes into the socket meanwhile.
- */
-static int take_parts(struct gr__reader *reader, const struct gr__moved *moved, bool *torn)
-{
-	struct iovec pieces[PART_PAGES], placed[PART_PAGES]; /* reading changes the former */
-	uint64_t page = 0, filled = 0, wrong = 0, at, end, length;
-	int count = 0, rc = 0;
+	const uint64_t *hash = reader->hashes;
+	uint64_t at, end, torn = 0;
 	unsigned i;
 
 	memset(reader->torn, 0, sizeof(reader->torn));
-	for (i = 0; i < reader->head.extents && !rc; i++) {
+	for (i = 0; i < reader->head.extents; i++) {
 		const struct wire_extent *e = &reader->extents[i];
 
 		if (e->kind != WIRE_COPY)
 			continue;
 		end = e->offset + (uint64_t)e->pages * WIRE_PAGE;
-		for (at = e->offset; at < end && !rc; at += length) {
-			length = end - at < PART - filled ? end - at : PART - filled;
-			pieces[count] = placed[count] = (struct iovec){moved->host + at, length};
-			count++;
-			filled += length;
-			if (filled < PART && page * WIRE_PAGE + filled < reader->head.memory)
+		for (at = e->offset; at < end; at += WIRE_PAGE, hash++) {
+			if (XXH3_64bits(moved->host + at, WIRE_PAGE) == le64toh(*hash))
 				continue;
-			rc = gr__channel_take_data(reader->channel, pieces, count);
-			if (!rc)
-				wrong += find_torn(reader, placed, count, &page);
-			filled = 0;
-			count = 0;
+			gr__bits_put(reader->torn, (uint64_t)(hash - reader->hashes), 1, true);
+			torn++;
 		}
 	}
-	*torn = wrong;
-	return rc;
+	return torn;
 }
 
 /* Lock held. */
@@ -270,28 +235,33 @@ static int place_precopy(struct gr__reader *reader, struct gr__moved *moved)
 {
 	bool packed = reader->channel->head.flags & WIRE_ZSTD, torn = false;
 	struct gr__session *session = &reader->receiver->session;
-	const char *from;
+	const char *from = NULL;
+	int count = 0, rc = 0;
 	unsigned i;
-	int rc;
 
 	if (packed) {
 		rc = take_aside(reader);
 		from = reader->memory;
-		for (i = 0; i < reader->head.extents && !rc; i++) {
-			const struct wire_extent *e = &reader->extents[i];
-
-			if (e->kind != WIRE_COPY)
-				continue;
-			memcpy(moved->host + e->offset, from, (size_t)e->pages * WIRE_PAGE);
-			from += (size_t)e->pages * WIRE_PAGE;
-		}
-	} else {
-		rc = take_parts(reader, moved, &torn);
-		if (!rc)
-			rc = gr__channel_end(reader->channel);
 	}
+	for (i = 0; i < reader->head.extents && !rc; i++) {
+		const struct wire_extent *e = &reader->extents[i];
+
+		if (e->kind != WIRE_COPY)
+			continue;
+		reader->pieces[count++] =
+			(struct iovec){moved->host + e->offset, (size_t)e->pages * WIRE_PAGE};
+		if (packed)
+			memcpy(moved->host + e->offset, from, (size_t)e->pages * WIRE_PAGE);
+		from = packed ? from + (size_t)e->pages * WIRE_PAGE : NULL;
+	}
+	if (!rc && !packed)
+		rc = gr__channel_take_data(reader->channel, reader->pieces, count);
+	if (!rc && !packed)
+		rc = gr__channel_end(reader->channel);
 	if (rc < 0)
 		return rc;
+	if (!packed)
+		torn = find_torn(reader, moved);
 	pthread_mutex_lock(&session->lock);
 	rc = note_pages(reader, moved, torn);
 	pthread_mutex_unlock(&session->lock);

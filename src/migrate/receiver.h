@@ -31,7 +31,8 @@ struct gr__reader {
 	struct wire_extent extents[WIRE_EXTENTS_MAX]; /* checked, in our order of bytes */
 	uint64_t hashes[WIRE_COPIES_MAX];
 	uint64_t torn[WIRE_COPIES_MAX / 64]; /* bits: hashes that are wrong */
-	char *memory;			     /* WIRE_DATA_MAX, on first use */
+	struct iovec pieces[WIRE_EXTENTS_MAX];
+	char *memory; /* WIRE_DATA_MAX, on first use */
 	char *packed;
 	ZSTD_DCtx *zstd;
 	uint64_t copied, zero;
