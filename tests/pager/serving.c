@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* See serving.h. */
 #include "serving.h"
+#include "os/hooks.h"
+#include <signal.h>
 
 static void on_line(void *context, enum gr_log_level level, const char *line)
 {
@@ -143,4 +145,41 @@ bool end_one(const struct monitor *monitor, pid_t pid, const char *what)
 bool run_one(struct serving *serving, const struct monitor *monitor, const char *what)
 {
 	return end_one(monitor, monitor_start(monitor, serving->path), what);
+}
+
+pid_t start_staying(struct serving *serving, struct monitor *monitor)
+{
+	monitor->touchers = 0;
+	monitor->stay_ms = -1;
+	return monitor_start(monitor, serving->path);
+}
+
+void kill_one(pid_t pid)
+{
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+}
+
+static const char *failing_call;	 /* const while armed */
+static int failing_error, failing_times; /* @failing_times atomic: counted down */
+
+static int fail_named(const char *name)
+{
+	if (strcmp(name, failing_call) != 0)
+		return 0;
+	return __atomic_sub_fetch(&failing_times, 1, __ATOMIC_SEQ_CST) >= 0 ? failing_error : 0;
+}
+
+void fail_begin(const char *call, int error, int times)
+{
+	failing_call = call;
+	failing_error = error;
+	failing_times = times;
+	__atomic_store_n(&gr__hook_fault, fail_named, __ATOMIC_RELEASE);
+}
+
+int fail_end(void)
+{
+	__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
+	return get(&failing_times);
 }

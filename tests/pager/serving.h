@@ -43,6 +43,14 @@ struct monitor usual(const struct serving *serving);
 bool run_one(struct serving *serving, const struct monitor *monitor, const char *what);
 /* Of one that was started. */
 bool end_one(const struct monitor *monitor, pid_t pid, const char *what);
+/* Touches nothing, and stays until kill_one(). */
+pid_t start_staying(struct serving *serving, struct monitor *monitor);
+void kill_one(pid_t pid);
+
+/* From now on the next @times calls of that name fail, until the end, which says how many did not.
+ */
+void fail_begin(const char *call, int error, int times);
+int fail_end(void);
 
 void with_huge_pages(unsigned pages);
 

@@ -133,9 +133,7 @@ static void a_session_completes(void **unused)
 	serving_init(&serving);
 	serving_start(&serving);
 	monitor = usual(&serving);
-	monitor.touchers = 0;
-	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, serving.path);
+	pid = start_staying(&serving, &monitor);
 	assert_true(wait_until(get(&serving.complete) == 1));
 	assert_int_equal(stats_now(&serving).pages.bytes_there, SERVED_LENGTH);
 	assert_int_equal(stats_now(&serving).pages.faults, 0);
@@ -161,8 +159,7 @@ static void a_monitor_dies_in_the_middle(void **unused)
 
 		assert_true(wait_until(get(&serving.begun) == (int)i + 1));
 		sleep_us(i * 1000);
-		kill(pid, SIGKILL);
-		assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+		kill_one(pid);
 	}
 	assert_true(wait_until(get(&serving.ended) == 10));
 	assert_int_equal(stats_now(&serving).sessions, 0);
@@ -239,13 +236,10 @@ static void a_recorded_start_is_fetched_first(void **unused)
 	monitor = usual(&serving);
 	for (uint64_t page = 0; page < 600; page++)
 		data += pattern_is_zero(&serving.source, page * PAGE) ? 0 : PAGE;
-	monitor.touchers = 0;
-	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, serving.path);
+	pid = start_staying(&serving, &monitor);
 	assert_true(wait_until(stats_now(&serving).pages.prefetched >= data));
 	sleep_us(100000);
-	kill(pid, SIGKILL);
-	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	kill_one(pid);
 	assert_true(wait_until(get(&serving.ended) == 1));
 	print_message("%llu faults, then %llu bytes ahead\n", (unsigned long long)first,
 		      (unsigned long long)stats_now(&serving).pages.prefetched);
@@ -255,16 +249,6 @@ static void a_recorded_start_is_fetched_first(void **unused)
 }
 
 /* --------------------------------------------------------------------------- kernel's answers */
-
-static const char *only; /* const while armed */
-static int error, times; /* @times atomic: counted down */
-
-static int fail_named(const char *name)
-{
-	if (strcmp(name, only) != 0)
-		return 0;
-	return __atomic_sub_fetch(&times, 1, __ATOMIC_SEQ_CST) >= 0 ? error : 0;
-}
 
 static void answers_that_race(void **unused)
 {
@@ -280,23 +264,20 @@ static void answers_that_race(void **unused)
 	for (unsigned i = 0; i < COUNT_OF(answers); i++) {
 		struct monitor monitor;
 		struct serving serving;
-		int status;
+		int status, left;
 
 		serving_init(&serving);
 		serving.opts.flags = GR_PAGER_NO_PREFETCH;
 		serving_start(&serving);
 		monitor = usual(&serving);
 		monitor.discards = true;
-		only = answers[i].call;
-		error = answers[i].error;
-		times = answers[i].times;
-		__atomic_store_n(&gr__hook_fault, fail_named, __ATOMIC_RELEASE);
+		fail_begin(answers[i].call, answers[i].error, answers[i].times);
 		status = monitor_wait(monitor_start(&monitor, serving.path), LONG_MS);
-		__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
+		left = fail_end();
 		/* the wake that fails is that of the handshake, and the session refused */
-		assert_int_equal(status, strcmp(only, "uffdio.wake") ? 0 : 2);
-		assert_true(get(&times) < answers[i].times);
-		tally_fault("gr_pager_server_run", only);
+		assert_int_equal(status, strcmp(answers[i].call, "uffdio.wake") ? 0 : 2);
+		assert_true(left < answers[i].times);
+		tally_fault("gr_pager_server_run", answers[i].call);
 		if (status)
 			run_one(&serving, &monitor, "the next");
 		serving_end(&serving);

@@ -8,7 +8,6 @@
  * processes.
  */
 #include "../fault/tally.h"
-#include "os/hooks.h"
 #include "serving.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -170,17 +169,14 @@ static void what_the_file_has_is_mapped_ahead(void **unused)
 		lacks = data_bytes(&serving, kind->page_size, 3, false);
 		serving_start(&serving);
 		monitor = sharer(&serving, kind, &file);
-		monitor.touchers = 0;
-		monitor.stay_ms = -1;
-		pid = monitor_start(&monitor, serving.path);
+		pid = start_staying(&serving, &monitor);
 		assert_true(wait_until(get(&serving.complete) == 1));
 		stats = stats_now(&serving);
 		assert_int_equal(stats.pages.faults, 0);
 		assert_int_equal(stats.pages.shared, has);
 		assert_int_equal(stats.pages.copied, lacks);
 		assert_int_equal(stats.pages.prefetched, has + lacks);
-		kill(pid, SIGKILL);
-		assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+		kill_one(pid);
 		serving_end(&serving);
 		file_end(&file);
 	}
@@ -243,9 +239,7 @@ static void what_is_filled_while_it_is_read_is_mapped(void **unused)
 	assert_true(file_new(&file, &serving, PAGE, 0));
 	serving_start(&serving);
 	monitor = sharer(&serving, &kinds[0], &file);
-	monitor.touchers = 0;
-	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, serving.path);
+	pid = start_staying(&serving, &monitor);
 	assert_true(wait_until(get(&serving.source.holding) == 2));
 	fill(&file, &serving, 1);
 	__atomic_store_n(&serving.source.hold, NULL, __ATOMIC_SEQ_CST);
@@ -256,8 +250,7 @@ static void what_is_filled_while_it_is_read_is_mapped(void **unused)
 	assert_int_equal(stats.pages.raced, 0);
 	assert_int_equal(stats.pages.shared, data_bytes(&serving, PAGE, 0, false));
 	assert_int_equal(stats.pages.prefetched, stats.pages.shared);
-	kill(pid, SIGKILL);
-	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	kill_one(pid);
 	serving_end(&serving);
 	file_end(&file);
 }
@@ -278,9 +271,7 @@ static void a_file_that_gets_shorter_ends_no_session(void **unused)
 	assert_true(file_new(&file, &serving, PAGE, 0));
 	serving_start(&serving);
 	monitor = sharer(&serving, &kinds[0], &file);
-	monitor.touchers = 0;
-	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, serving.path);
+	pid = start_staying(&serving, &monitor);
 	assert_true(wait_until(get(&serving.source.holding) == 2));
 	assert_int_equal(ftruncate(file.fd, MIB), 0);
 	__atomic_store_n(&serving.source.hold, NULL, __ATOMIC_SEQ_CST);
@@ -288,8 +279,7 @@ static void a_file_that_gets_shorter_ends_no_session(void **unused)
 	assert_true(wait_until(get(&serving.complete) == 1));
 	assert_true(stats_now(&serving).pages.raced > 0);
 	assert_true(stats_now(&serving).pages.copied <= MIB);
-	kill(pid, SIGKILL);
-	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	kill_one(pid);
 	serving_end(&serving);
 	file_end(&file);
 }
@@ -520,30 +510,17 @@ static void what_is_mapped_is_recorded(void **unused)
 	for (uint64_t page = 0; page < PAGES; page++)
 		data += pattern_is_zero(&serving.source, page * PAGE) ? 0 : PAGE;
 	monitor = sharer(&serving, &kinds[0], &file);
-	monitor.touchers = 0;
-	monitor.stay_ms = -1;
-	pid = monitor_start(&monitor, serving.path);
+	pid = start_staying(&serving, &monitor);
 	assert_true(wait_until(stats_now(&serving).pages.prefetched == data));
 	assert_int_equal(stats_now(&serving).pages.shared, data);
 	assert_true(wait_until(stats_now(&serving).pages.working_set_ns > 0));
-	kill(pid, SIGKILL);
-	assert_int_equal(monitor_wait(pid, LONG_MS), -SIGKILL);
+	kill_one(pid);
 	serving_end(&serving);
 	unlink(order);
 	file_end(&file);
 }
 
 /* --------------------------------------------------------------------------- kernel's answers */
-
-static const char *only; /* const while armed */
-static int error, times; /* @times atomic: counted down */
-
-static int fail_named(const char *name)
-{
-	if (strcmp(name, only) != 0)
-		return 0;
-	return __atomic_sub_fetch(&times, 1, __ATOMIC_SEQ_CST) >= 0 ? error : 0;
-}
 
 /* One that does not know the call, too. */
 static void answers_that_race(void **unused)
@@ -561,23 +538,21 @@ static void answers_that_race(void **unused)
 		struct monitor monitor;
 		struct serving serving;
 		struct file file;
-		int status;
+		int status, left;
 
 		serving_init(&serving);
 		serving.opts.flags = i & 1 ? GR_PAGER_NO_PREFETCH : 0;
 		assert_true(file_new(&file, &serving, PAGE, 2));
 		serving_start(&serving);
 		monitor = sharer(&serving, &kinds[i >> 1 & 1], &file);
-		only = answers[i / 4].call;
-		error = answers[i / 4].error;
-		times = answers[i / 4].times;
-		__atomic_store_n(&gr__hook_fault, fail_named, __ATOMIC_RELEASE);
+		fail_begin(answers[i / 4].call, answers[i / 4].error, answers[i / 4].times);
 		status = monitor_wait(monitor_start(&monitor, serving.path), LONG_MS);
-		__atomic_store_n(&gr__hook_fault, NULL, __ATOMIC_RELEASE);
+		left = fail_end();
 		if (status)
-			fail_msg("%s, %s, case %u: %d", only, strerrorname_np(error), i, status);
-		assert_true(get(&times) < answers[i / 4].times);
-		tally_fault("gr_pager_server_run", only);
+			fail_msg("%s, %s, case %u: %d", answers[i / 4].call,
+				 strerrorname_np(answers[i / 4].error), i, status);
+		assert_true(left < answers[i / 4].times);
+		tally_fault("gr_pager_server_run", answers[i / 4].call);
 		serving_end(&serving);
 		file_end(&file);
 	}
